@@ -1,0 +1,18 @@
+"""The memory and its parts, in plain PyTorch: nothing here imports fairseq."""
+
+from .basis import GaussianBasis
+from .continuous_attention import ContinuousAttention
+from .continuous_memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousState
+from .density import DENSITIES, register_density
+from .memory import LongTermMemory
+
+__all__ = [
+    "DENSITIES",
+    "ContinuousAttention",
+    "ContinuousLongTermMemory",
+    "ContinuousMemory",
+    "ContinuousState",
+    "GaussianBasis",
+    "LongTermMemory",
+    "register_density",
+]

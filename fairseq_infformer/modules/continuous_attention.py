@@ -1,0 +1,120 @@
+"""Reading a continuous memory: each query lays a density over [0, 1] and takes the expectation of the values."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .basis import GaussianBasis
+from .density import Density, find_density
+
+
+class ContinuousAttention(nn.Module):
+    """Continuous attention over the signal ``x̄(t) = Bᵀ ψ(t)`` (paper, section 3.1, equations 8 to 12).
+
+    With keys ``K = B W_K`` and values ``V = B W_V``, head by head,
+
+    - ``μ = sigmoid(w_μᵀ K q/√d + a)`` and ``σ² = σ_min² + softplus(w_σᵀ K q/√d + b)``,
+    - ``z = E_t[V(t)] = Vᵀ r`` with ``r = E_t[ψ(t)]`` under the density of that mean and variance.
+
+    The paper's form is ``min_width=0, head_start=False``: no offsets ``a``, ``b``, no floor on σ.
+
+    Neither K (N×C) nor the scores (T×N) are ever formed: μ and σ² are linear in K, so the memory is folded with the
+    two N-vectors first.
+
+    Args:
+        embed_dim: C. num_heads: H, a divisor of C.
+        basis: the basis of the memory that is read.
+        density: a name known to ``modules.density``.
+        min_width: σ_min, in units of the interval; absent, the narrowest width of the basis, under which the
+            memory has nothing to resolve.
+        head_start: learn an offset of μ and σ² for each head, started so that half of the heads average the whole
+            memory and the others tile it, and start the output projection at zero. Without it every head starts at
+            μ = ½ and σ = √softplus(0) = .83, with a random output projection.
+    """
+
+    mean_offset: Optional[nn.Parameter]  # (H,)
+    variance_offset: Optional[nn.Parameter]  # (H,)
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        basis: GaussianBasis,
+        density: str = "gaussian",
+        min_width: Optional[float] = None,
+        head_start: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_heads <= 0 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        min_width = min(basis.widths) if min_width is None else min_width
+        if not 0 <= min_width < 1:
+            raise ValueError(f"min_width must lie in [0, 1), got {min_width}")
+        self.embed_dim, self.num_heads, self.min_width = embed_dim, num_heads, min_width
+        self.density = find_density(density)
+        self.basis = basis
+        self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.v_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
+        self.variance_proj = nn.Linear(basis.num_basis, 1, bias=False)
+        for projection in (self.k_proj, self.v_proj, self.out_proj):
+            nn.init.xavier_uniform_(projection.weight)
+        if head_start:
+            # Even heads start as a flat average of the whole memory, odd heads with a tile of it each.
+            means = torch.full((num_heads,), 0.5)
+            means[1::2] = (torch.arange(num_heads // 2) + 0.5) / max(1, num_heads // 2)
+            sigmas = torch.full((num_heads,), 0.5)
+            sigmas[1::2] = max(0.5 / num_heads, 2 * min_width)
+            # The inverse of softplus is log(expm1(y)).
+            self.mean_offset = nn.Parameter(torch.logit(means))
+            self.variance_offset = nn.Parameter((sigmas**2 - min_width**2).expm1().log())
+            # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
+            nn.init.zeros_(self.out_proj.weight)
+        else:
+            self.mean_offset = self.variance_offset = None
+
+    def forward(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Density]:
+        """Read.
+
+        Args:
+            query: (B, T, C), the projected queries of all heads side by side.
+            coefficients: B of each row, (B, N, C); they are used in float32 or float64, whatever the query's dtype.
+
+        Returns:
+            context (B, T, C) in the query's dtype, after the output projection; the density, its ``mean`` and
+            ``variance`` (B, H, T).
+
+        Raises:
+            ValueError: if the shapes do not fit each other or the module.
+        """
+        self._check(query, coefficients)
+        with torch.autocast(query.device.type, enabled=False):  # positions are finer than half precision
+            density = self.locate(query, coefficients)
+            values = self._heads(F.linear(coefficients, self.v_proj.weight.to(coefficients.dtype)))
+            context = density.read(values, self.basis)  # (B, H, T, d)
+        return self.out_proj(context.transpose(1, 2).flatten(2).to(query.dtype)), density
+
+    def locate(self, query: Tensor, coefficients: Tensor) -> Density:
+        """The density of each head and query, from the arguments of ``forward``."""
+        exact = coefficients.dtype
+        folded = torch.cat([self.mean_proj.weight, self.variance_proj.weight]).to(exact) @ coefficients
+        folded = self._heads(F.linear(folded, self.k_proj.weight.to(exact)))  # (B, H, 2, d)
+        scale = (self.embed_dim // self.num_heads) ** -0.5
+        logits = self._heads(query.to(exact)) @ (folded * scale).transpose(2, 3)  # (B, H, T, 2)
+        if self.mean_offset is not None:
+            logits = logits + torch.stack([self.mean_offset, self.variance_offset], dim=-1).to(exact)[:, None]
+        mean, variance = logits.unbind(-1)
+        return self.density(torch.sigmoid(mean), F.softplus(variance) + self.min_width**2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _check(self, query: Tensor, coefficients: Tensor) -> None:
+        if query.dim() != 3 or query.shape[-1] != self.embed_dim:
+            raise ValueError(f"query must be (batch, time, {self.embed_dim}), got {tuple(query.shape)}")
+        expected = (query.shape[0], self.basis.num_basis, self.embed_dim)
+        if tuple(coefficients.shape) != expected:
+            raise ValueError(f"coefficients must be {expected}, got {tuple(coefficients.shape)}")

@@ -1,0 +1,132 @@
+"""One ∞-former layer: attention over what is near, continuous attention over what is far, feed-forward."""
+
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from .memory import LongTermMemory
+from .relative_attention import RelativeAttention
+from .short_term_memory import ShortTermMemory
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+
+
+class LayerState(NamedTuple):
+    """What one layer knows of the past, between two segments.
+
+    ``recent`` still holds the whole of the last segment: what leaves the short-term memory is written to the
+    long-term memory when the next segment comes, so that a row that ends there costs nothing.
+    """
+
+    recent: ShortTermMemory
+    long_term: Optional[NamedTuple]
+    looked: Any  # what the last read said of itself, for sticky memories
+
+    def reorder(self, order: Tensor) -> "LayerState":
+        """The state whose row i is this one's row ``order[i]``."""
+        looked = tree_map(lambda t: t.index_select(0, order.to(t.device)), self.looked)
+        long_term = None if self.long_term is None else self.long_term.reorder(order)
+        return LayerState(self.recent.reorder(order), long_term, looked)
+
+
+class InfiniteFormerLayer(nn.Module):
+    """Pre-norm decoder layer whose attention reads segment, short-term memory and long-term memory.
+
+    ``x + short(q, h) + long(q)`` with ``h = norm(x)`` and one query projection ``q`` for both, then
+    ``x + ffn(norm(x))``. What is remembered is h.
+
+    Args:
+        embed_dim: C. num_heads: H. ffn_dim: hidden width of the feed-forward network.
+        stm_length: how many past hidden states ordinary attention sees; 0 for none.
+        long_term_memory: the long-term memory, or None for a plain Transformer-XL layer.
+        dropout, attention_dropout, activation_dropout: probabilities. activation: relu, gelu or swish.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        stm_length: int,
+        long_term_memory: Optional[LongTermMemory] = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        if stm_length < 0:
+            raise ValueError(f"stm_length must be 0 or more, got {stm_length}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        self.stm_length, self.dropout, self.activation_dropout = stm_length, dropout, activation_dropout
+        self.activation = ACTIVATIONS[activation]
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.attention = RelativeAttention(embed_dim, num_heads, attention_dropout)
+        self.long_term_memory = long_term_memory
+        self.ffn_norm = nn.LayerNorm(embed_dim)
+        self.fc1 = nn.Linear(embed_dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, embed_dim)
+        for projection in (self.q_proj, self.fc1, self.fc2):
+            nn.init.xavier_uniform_(projection.weight)
+        nn.init.zeros_(self.fc1.bias)
+        nn.init.zeros_(self.fc2.bias)
+
+    def initial_state(self, like: Tensor) -> LayerState:
+        """The state before any text, for hidden states like ``like`` (B, T, C)."""
+        recent = ShortTermMemory.empty(like.shape[0], self.stm_length, like.shape[2], like)
+        memory = self.long_term_memory
+        return LayerState(recent, memory and memory.initial_state(like.shape[0], like.device), None)
+
+    @torch.no_grad()
+    def advance(self, state: LayerState, reset: Tensor) -> LayerState:
+        """The state a new segment meets: rows in ``reset`` (B,) empty, and short-term memory cut to its length,
+        with what leaves it written to the long-term memory."""
+        recent, leaving, lengths = state.recent.reset(reset).split(self.stm_length)
+        if state.long_term is None:
+            return LayerState(recent, None, None)
+        long_term = self.long_term_memory.write(state.long_term, leaving, lengths, reset, state.looked)
+        return LayerState(recent, long_term, None)
+
+    def forward(self, x: Tensor, lengths: Tensor, state: LayerState, mask: Tensor) -> tuple[Tensor, LayerState]:
+        """Process one segment.
+
+        Args:
+            x: (B, T, C).
+            lengths: (B,), on the CPU: how many places of each row are text and will be remembered.
+            state: from ``advance``; without its long-term memory, none is read.
+            mask: (T, K) or (B, 1, T, K), True where attention must not look.
+
+        Returns:
+            x (B, T, C) and the state after the segment, whose ``looked`` is what the read said of itself and still
+            carries gradients.
+        """
+        hidden = self.attention_norm(x)
+        query = self.q_proj(hidden)
+        context = self.attention(query, torch.cat([state.recent.hidden, hidden], dim=1), mask)
+        looked = None
+        if state.long_term is not None:
+            far, looked = self.long_term_memory.read(query, state.long_term)
+            context = context + far
+        x = x + F.dropout(context, self.dropout, self.training)
+        inner = F.dropout(self.activation(self.fc1(self.ffn_norm(x))), self.activation_dropout, self.training)
+        x = x + F.dropout(self.fc2(inner), self.dropout, self.training)
+        return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, looked)
+
+
+def attention_mask(recent: ShortTermMemory, queries: int) -> Tensor:
+    """Where T queries must not look: places after them, and places of the short-term memory that hold nothing.
+
+    Returns:
+        bool, True where attention is forbidden: (T, W + T), or (B, 1, T, W + T) where rows differ.
+    """
+    width, device = recent.hidden.shape[1], recent.hidden.device
+    future = torch.ones(queries, width + queries, dtype=torch.bool, device=device).triu(width + 1)
+    if bool((recent.lengths == width).all()):
+        return future
+    unused = torch.arange(width + queries) < (width - recent.lengths)[:, None]
+    return future | unused.to(device)[:, None, None]

@@ -1,0 +1,294 @@
+"""The formulas of the modules, slow and plain, in float64 on the CPU: what tests compare the fast code with.
+
+Expectations are numerical integrals, regressions are least squares on the whole design matrix, attention
+loops over rows, heads, queries and keys. Nothing is shared with the fast code but parameters and settings.
+Autograd differentiates all of it.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .basis import GaussianBasis
+from .continuous_attention import ContinuousAttention
+from .continuous_memory import ContinuousMemory
+from .decoder_layer import InfiniteFormerLayer
+from .relative_attention import RelativeAttention
+
+# Standard deviations: a normal density is below 1e-31 of its peak beyond.
+REACH = 12.0
+
+
+# ---- Integrals
+
+
+@lru_cache
+def gauss_legendre(count: int = 20) -> tuple[Tensor, Tensor]:
+    """Nodes and weights (count,) of the Gauss-Legendre rule on [0, 1] (Golub & Welsch 1969)."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    off_diagonal = k / (4 * k**2 - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    return (nodes + 1) / 2, vectors[0] ** 2
+
+
+def integrate(f: Callable[[Tensor], Tensor], lower: Tensor, upper: Tensor, scale: float) -> Tensor:
+    """``∫ f(t) dt`` from ``lower`` to ``upper`` by Gauss-Legendre on panels of at most ``4 · scale``.
+
+    Args:
+        f: takes points (K,) to values (K, ...); smooth between the limits, on the length ``scale``.
+        lower, upper: (); the nodes lie between them, so that gradients reach them too.
+    """
+    nodes, weights = gauss_legendre()
+    panels = max(1, math.ceil(float(upper - lower) / (4 * scale)))
+    length = (upper - lower) / panels
+    t = lower + length * (torch.arange(panels)[:, None] + nodes).flatten()
+    return length * torch.tensordot(weights.repeat(panels), f(t), dims=1)
+
+
+# ---- Basis and densities
+
+
+def normal_pdf(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Normal density N(t; mean, variance)."""
+    return torch.exp(-((t - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * variance)
+
+
+def basis_values(basis: GaussianBasis, t: Tensor) -> Tensor:
+    """ψ(t) at the points ``t`` (K,), as (K, N) (paper, section 3.1); the first width's centres come first."""
+    centers = torch.linspace(0, 1, basis.num_basis // len(basis.widths), dtype=torch.float64)
+    columns = []
+    for width in basis.widths:
+        for center in centers:
+            columns.append(normal_pdf(t, center, torch.tensor(width, dtype=torch.float64) ** 2))
+    return torch.stack(columns, dim=1)
+
+
+class ReferenceDensity(NamedTuple):
+    """The density of one query."""
+
+    pdf: Callable[[Tensor], Tensor]  # at points (K,)
+    lower: Tensor  # (), with upper: what lies outside weighs nothing
+    upper: Tensor
+    scale: float  # the length on which the density is smooth
+
+
+def gaussian(mean: Tensor, variance: Tensor) -> ReferenceDensity:
+    """N(mean, variance) over the whole line."""
+    sigma = variance.sqrt()
+    return ReferenceDensity(
+        lambda t: normal_pdf(t, mean, variance), mean - REACH * sigma, mean + REACH * sigma, float(sigma)
+    )
+
+
+def renormalized_gaussian(mean: Tensor, variance: Tensor) -> ReferenceDensity:
+    """N(mean, variance) over the whole line, divided by its mass in [0, 1]."""
+    whole = gaussian(mean, variance)
+    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+    inside = integrate(whole.pdf, zero, one, whole.scale)
+    return whole._replace(pdf=lambda t: whole.pdf(t) / inside)
+
+
+def truncated_gaussian(mean: Tensor, variance: Tensor) -> ReferenceDensity:
+    """N(mean, variance) cut off outside [0, 1], divided by what is left of it."""
+    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+    return renormalized_gaussian(mean, variance)._replace(lower=zero, upper=one)
+
+
+DENSITIES: dict[str, Callable[[Tensor, Tensor], ReferenceDensity]] = {
+    "gaussian": gaussian,
+    "renormalized-gaussian": renormalized_gaussian,
+    "truncated-gaussian": truncated_gaussian,
+}
+
+
+def expected_basis(density: ReferenceDensity, basis: GaussianBasis) -> Tensor:
+    """``r = E[ψ(t)]``, (N,) (paper, equation 11)."""
+    return integrate(
+        lambda t: density.pdf(t)[:, None] * basis_values(basis, t),
+        density.lower,
+        density.upper,
+        min(density.scale, *basis.widths),
+    )
+
+
+def density_mass(density: ReferenceDensity, start: float, stop: float) -> Tensor:
+    """Mass () of the density between ``start`` and ``stop``."""
+    points = density.lower.new_tensor([start, stop])
+    lower, upper = torch.clamp(points, density.lower, density.upper)
+    return integrate(density.pdf, lower, upper, density.scale)
+
+
+def kl(mean: Tensor, variance: Tensor, sigma: float) -> Tensor:
+    """``KL(N(mean, variance) ‖ N(mean, sigma²))``, (), of scalars (paper, section 3.3)."""
+    density = gaussian(mean, variance)
+
+    def integrand(t: Tensor) -> Tensor:
+        # The quotient's logarithm term by term: both densities underflow in their tails.
+        distance = (t - mean) ** 2
+        exponents = distance / (2 * sigma**2) - distance / (2 * variance)
+        return density.pdf(t) * (exponents - torch.log(variance / sigma**2) / 2)
+
+    return integrate(integrand, density.lower, density.upper, density.scale)
+
+
+# ---- Reading the continuous memory
+
+
+def read(
+    query: Tensor, coefficients: Tensor, attention: ContinuousAttention, density: str = "gaussian"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Continuous attention query by query (paper, equations 8 to 12).
+
+    Args:
+        query: (B, T, C). coefficients: (B, N, C). Both float64, and so the parameters.
+        attention: where the parameters are. density: the name of its density.
+
+    Returns:
+        context (B, T, C), means and variances (B, H, T).
+    """
+    batch, queries, dim = query.shape
+    heads, d = attention.num_heads, dim // attention.num_heads
+    context, means, variances = [], [], []
+    for row in range(batch):
+        keys = coefficients[row] @ attention.k_proj.weight.T
+        values = coefficients[row] @ attention.v_proj.weight.T
+        for head in range(heads):
+            part = slice(head * d, (head + 1) * d)
+            for i in range(queries):
+                scores = keys[:, part] @ query[row, i, part] / math.sqrt(d)
+                mean_logit = attention.mean_proj.weight[0] @ scores
+                variance_logit = attention.variance_proj.weight[0] @ scores
+                if attention.mean_offset is not None:
+                    mean_logit = mean_logit + attention.mean_offset[head]
+                    variance_logit = variance_logit + attention.variance_offset[head]
+                mean = 1 / (1 + torch.exp(-mean_logit))
+                variance = attention.min_width**2 + torch.log(1 + torch.exp(variance_logit))
+                weights = expected_basis(DENSITIES[density](mean, variance), attention.basis)
+                context.append(values[:, part].T @ weights)
+                means.append(mean)
+                variances.append(variance)
+    z = torch.stack(context).view(batch, heads, queries, d).transpose(1, 2).reshape(batch, queries, dim)
+    shape = (batch, heads, queries)
+    return z @ attention.out_proj.weight.T, torch.stack(means).view(shape), torch.stack(variances).view(shape)
+
+
+# ---- Writing the continuous memory
+
+
+def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float:
+    """τ, the part of [0, 1] that ``num_tokens`` in memory keep when ``length`` more come; no grid."""
+    if num_tokens == 0:
+        return 0.0
+    return memory.tau if memory.contraction == "fixed" else num_tokens / (num_tokens + length)
+
+
+def ridge_regression(design: Tensor, targets: Tensor, ridge: float) -> Tensor:
+    """The B (N, C) that minimises ``‖design·B − targets‖² + ridge·‖B‖²`` (paper, section 3.1).
+
+    By least squares with √ridge·I below the design matrix: the normal equations are never formed.
+    """
+    penalty = math.sqrt(ridge) * torch.eye(design.shape[1], dtype=torch.float64)
+    zeros = torch.zeros(design.shape[1], targets.shape[1], dtype=torch.float64)
+    return torch.linalg.lstsq(torch.cat([design, penalty]), torch.cat([targets, zeros])).solution
+
+
+def write(coefficients: Tensor, num_tokens: int, x: Tensor, length: int, memory: ContinuousMemory) -> Tensor:
+    """One row's memory after the first ``length`` vectors of ``x`` were added (paper, section 3.2).
+
+    Args:
+        coefficients: (N, C) of the memory before, which has seen ``num_tokens``. x: (L, C). Both float64.
+        memory: where the settings are.
+
+    Returns:
+        (N, C).
+    """
+    if length == 0:
+        return coefficients
+    tau = contraction(memory, num_tokens, length)
+    positions, targets = [], []
+    if num_tokens > 0:
+        for m in range(memory.num_samples):
+            t = torch.tensor([(m + 0.5) / memory.num_samples], dtype=torch.float64)
+            positions.append(tau * t)
+            targets.append(basis_values(memory.basis, t)[0] @ coefficients)
+    for i in range(length):
+        positions.append(torch.tensor([tau + (1 - tau) * (i + 0.5) / length], dtype=torch.float64))
+        targets.append(x[i])
+    design = basis_values(memory.basis, torch.cat(positions))
+    return ridge_regression(design, torch.stack(targets), memory.ridge)
+
+
+# ---- Attention over the segment and the short-term memory, and the layer
+
+
+def encoded_distance(distance: int, dim: int) -> Tensor:
+    """The sinusoidal encoding (dim,) of a distance: first all sines, then all cosines (Dai et al. 2019)."""
+    half = (dim + 1) // 2
+    angles = [distance / 10000 ** (k / half) for k in range(half)]
+    encoding = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+    return torch.tensor(encoding[:dim], dtype=torch.float64)
+
+
+def relative_attention(
+    query: Tensor,
+    hidden: Tensor,
+    held: list[int],
+    attention: RelativeAttention,
+) -> Tensor:
+    """Transformer-XL attention key by key (Dai et al. 2019, section 3.3), without dropout.
+
+    Args:
+        query: projected queries (B, T, C).
+        hidden: (B, W + T, C), the short-term memory and the segment.
+        held: how many of the W places each row fills; they are the last ones.
+
+    Returns:
+        (B, T, C).
+    """
+    batch, queries, dim = query.shape
+    heads, d = attention.num_heads, dim // attention.num_heads
+    width = hidden.shape[1] - queries
+    key_weight, value_weight = attention.kv_proj.weight[:dim], attention.kv_proj.weight[dim:]
+    rows = []
+    for row in range(batch):
+        keys, values = hidden[row] @ key_weight.T, hidden[row] @ value_weight.T
+        contexts = []
+        for i in range(queries):
+            by_head = []
+            for head in range(heads):
+                part = slice(head * d, (head + 1) * d)
+                q, u, v = (x[part] for x in (query[row, i], attention.content_bias, attention.position_bias))
+                seen = range(width - held[row], width + i + 1)
+                scores = []
+                for j in seen:
+                    distance = attention.position_proj.weight @ encoded_distance(width + i - j, dim)
+                    scores.append(((q + u) @ keys[j, part] + (q + v) @ distance[part]) / math.sqrt(d))
+                weights = torch.softmax(torch.stack(scores), dim=0)
+                by_head.append(weights @ values[seen.start : seen.stop, part])
+            contexts.append(torch.cat(by_head))
+        rows.append(torch.stack(contexts))
+    return torch.stack(rows) @ attention.out_proj.weight.T
+
+
+def decoder_layer(
+    x: Tensor, recent: Tensor, held: list[int], coefficients: Tensor, layer: InfiniteFormerLayer, density: str
+) -> Tensor:
+    """One layer over a segment ``x`` (B, T, C), without dropout and with relu (paper, figure 1).
+
+    Args:
+        recent: (B, W, C), the short-term memory. held: how many of the W places each row fills.
+        coefficients: (B, N, C) of the long-term memory. density: the name of its density.
+    """
+    hidden = F.layer_norm(x, x.shape[-1:], layer.attention_norm.weight, layer.attention_norm.bias)
+    query = hidden @ layer.q_proj.weight.T
+    short = relative_attention(query, torch.cat([recent, hidden], dim=1), held, layer.attention)
+    long, _, _ = read(query, coefficients, layer.long_term_memory.attention, density)
+    x = x + short + long
+    inner = F.layer_norm(x, x.shape[-1:], layer.ffn_norm.weight, layer.ffn_norm.bias)
+    inner = torch.clamp(inner @ layer.fc1.weight.T + layer.fc1.bias, min=0)
+    return x + inner @ layer.fc2.weight.T + layer.fc2.bias

@@ -1,0 +1,32 @@
+"""Package and console scripts. ``recipes/setup.sh`` installs it with all it needs into ``.venv``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fairseq-infformer",
+    version="0.1.0",
+    description="The ∞-former (Infinite Memory Transformer) as a fairseq plugin",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["fairseq_infformer", "fairseq_infformer.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.6,<3",
+        "fairseq-fixed==0.12.3.1",
+        "numpy>=1.26",
+        "sentencepiece>=0.2",
+        "sacrebleu>=2.3",
+        "tensorboard>=2.15",
+        "tqdm>=4.60",
+    ],
+    extras_require={"test": ["pytest>=8"], "lint": ["ruff>=0.6"]},
+    entry_points={
+        "console_scripts": [
+            "infformer-prepare=fairseq_infformer.cli.prepare:main",
+            "infformer-eval=fairseq_infformer.cli.evaluate:main",
+        ]
+    },
+)

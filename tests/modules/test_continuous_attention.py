@@ -1,0 +1,203 @@
+"""Continuous attention under every registered density against the reference, query by query."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairseq_infformer.modules import DENSITIES, ContinuousAttention, GaussianBasis, reference
+
+BASIS = GaussianBasis(12, (0.05, 0.2))
+# The paper's form, the defaults, and a floor with the paper's start.
+FORMS = [{"min_width": 0.0, "head_start": False}, {}, {"min_width": 0.1, "head_start": False}]
+
+
+@pytest.fixture(params=sorted(DENSITIES))
+def name(request) -> str:
+    return request.param
+
+
+def build(name: str = "gaussian", **form) -> ContinuousAttention:
+    """Width 6, 2 heads, in float64, with weights that move the densities about."""
+    torch.manual_seed(0)
+    attention = ContinuousAttention(6, 2, BASIS, density=name, **form).double()
+    for projection in (attention.mean_proj, attention.variance_proj, attention.out_proj):
+        torch.nn.init.normal_(projection.weight)
+    return attention
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Query (2, 3, 6) and coefficients (2, 12, 6)."""
+    torch.manual_seed(1)
+    query, coefficients = (torch.randn(2, count, 6, dtype=torch.float64) for count in (3, 12))
+    return query.to(dtype).requires_grad_(), coefficients.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_values_and_gradients_are_those_of_the_reference(name, form):
+    attention = build(name, **form)
+    query, coefficients = inputs()
+    context, density = attention(query, coefficients)
+    slow_context, mean, variance = reference.read(query, coefficients, attention, name)
+    torch.testing.assert_close(density.mean, mean, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(density.variance, variance, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(context, slow_context, rtol=1e-10, atol=1e-10)
+    assert float(mean.max() - mean.min()) > 0.1, "the queries should look at different places"
+
+    parameters = [query, coefficients, *attention.parameters()]
+    weights = torch.randn_like(context)
+    fast = torch.autograd.grad((context * weights).sum() + density.variance.sum(), parameters)
+    slow = torch.autograd.grad((slow_context * weights).sum() + variance.sum(), parameters)
+    for a, b in zip(fast, slow):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
+
+
+def test_gradcheck(name):
+    attention = build(name)
+    query, coefficients = inputs()
+    assert torch.autograd.gradcheck(lambda q, b: attention(q, b)[0], (query[:, :2], coefficients))
+
+
+def test_float32_is_close_to_float64(name):
+    exact, _ = build(name)(*inputs())
+    single, density = build(name).float()(*inputs(torch.float32))
+    assert single.dtype == density.mean.dtype == density.variance.dtype == torch.float32
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_model_reads_in_float32(name, dtype):
+    """Only weights, queries and the output are rounded: the error is that of a few roundings."""
+    attention = build(name).to(dtype)
+    query, coefficients = inputs(torch.float32)
+    context, density = attention(query.to(dtype), coefficients)
+    assert context.dtype == dtype
+    assert density.mean.dtype == density.variance.dtype == torch.float32
+    exact, _ = build(name).float()(query, coefficients)
+    error = (context.float() - exact).abs().max() / exact.abs().max()
+    assert float(error) < 20 * torch.finfo(dtype).eps
+
+
+def test_autocast_reads_in_float32(name):
+    attention = build(name).float()
+    query, coefficients = inputs(torch.float32)
+    exact, exact_density = attention(query, coefficients)
+    with torch.autocast("cpu", torch.bfloat16):
+        context, density = attention(query, coefficients)
+    assert density.mean.dtype == density.variance.dtype == torch.float32
+    torch.testing.assert_close(density.mean, exact_density.mean)
+    error = (context.float() - exact).abs().max() / exact.abs().max()
+    assert float(error) < 20 * torch.finfo(torch.bfloat16).eps
+
+
+def test_shapes(name):
+    attention = build(name)
+    for batch, queries in ((1, 1), (3, 5), (2, 0)):
+        query = torch.randn(batch, queries, 6, dtype=torch.float64)
+        context, density = attention(query, torch.randn(batch, 12, 6, dtype=torch.float64))
+        assert context.shape == (batch, queries, 6)
+        assert density.mean.shape == density.variance.shape == (batch, 2, queries)
+
+
+def test_an_empty_memory_reads_zero(name):
+    context, density = build(name)(inputs()[0], torch.zeros(2, 12, 6, dtype=torch.float64))
+    assert not context.any()
+    assert bool(density.variance.isfinite().all())
+
+
+def test_half_of_the_heads_start_flat_and_half_as_tiles():
+    empty = torch.zeros(2, 12, 8)
+    _, start = ContinuousAttention(8, 4, BASIS)(torch.zeros(2, 3, 8), empty)
+    torch.testing.assert_close(start.mean[0, :, 0], torch.tensor([0.5, 0.25, 0.5, 0.75]))
+    torch.testing.assert_close(start.variance[0, :, 0].sqrt(), torch.tensor([0.5, 0.125, 0.5, 0.125]))
+
+
+def test_the_papers_form_starts_flat():
+    empty = torch.zeros(2, 12, 6, dtype=torch.float64)
+    _, flat = build(min_width=0, head_start=False)(inputs()[0], empty)
+    torch.testing.assert_close(flat.mean, torch.full_like(flat.mean, 0.5))
+    torch.testing.assert_close(flat.variance, torch.full_like(flat.variance, 2.0).log())
+
+
+@pytest.mark.parametrize("num_heads, embed_dim", [(1, 6), (3, 6), (32, 32)])
+def test_the_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
+    attention = ContinuousAttention(embed_dim, num_heads, BASIS)
+    _, density = attention(torch.zeros(1, 1, embed_dim), torch.zeros(1, 12, embed_dim))
+    assert bool(density.mean.isfinite().all() & density.variance.isfinite().all())
+    assert bool((density.variance > 0.05**2).all())
+
+
+def test_the_density_never_gets_narrower_than_its_floor(name):
+    attention = build(name, min_width=0.1)
+    torch.nn.init.constant_(attention.variance_offset, -1e4)
+    query, coefficients = inputs()
+    context, density = attention(query, coefficients * 0)
+    torch.testing.assert_close(density.variance, torch.full_like(density.variance, 0.01))
+    context.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in (query, coefficients, *attention.parameters()))
+
+
+def test_rows_are_independent(name):
+    attention, (query, coefficients) = build(name), inputs()
+    context, _ = attention(query, coefficients)
+    poisoned_query, poisoned = query.detach().clone(), coefficients.detach().clone()
+    poisoned_query[1], poisoned[1] = float("nan"), float("inf")
+    after, _ = attention(poisoned_query, poisoned)
+    assert torch.equal(after[0], context[0])
+    assert bool(after[1].isnan().any())
+
+
+def test_queries_are_independent(name):
+    attention, (query, coefficients) = build(name), inputs()
+    context, _ = attention(query, coefficients)
+    changed = query.detach().clone()
+    changed[:, 2] += 1
+    after, _ = attention(changed, coefficients)
+    assert torch.equal(after[:, :2], context[:, :2])
+    assert not torch.equal(after[:, 2], context[:, 2])
+
+
+def test_state_dict_round_trip():
+    attention, (query, coefficients) = build(), inputs()
+    names = {"k_proj", "v_proj", "out_proj", "mean_proj", "variance_proj"}
+    state = attention.state_dict()
+    assert {key.removesuffix(".weight") for key in state} - {"mean_offset", "variance_offset"} == names | {
+        "basis.centers",
+        "basis.scales",
+    }
+    fresh = ContinuousAttention(6, 2, BASIS).double()
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh(query, coefficients)[0], attention(query, coefficients)[0])
+    other = ContinuousAttention(6, 2, GaussianBasis(12, (0.05, 0.1)))
+    with pytest.raises(ValueError, match=r"widths \(0.05, 0.2\), the model's has 12 of widths \(0.05, 0.1\)"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_heads": 4}, "multiple of num_heads, got 6 and 4"),
+        ({"num_heads": 0}, "multiple of num_heads, got 6 and 0"),
+        ({"density": "laplace"}, "unknown density 'laplace'; choose one of .*gaussian"),
+        ({"min_width": -0.1}, r"min_width must lie in \[0, 1\), got -0.1"),
+        ({"min_width": 1.0}, r"min_width must lie in \[0, 1\), got 1.0"),
+        ({"min_width": float("nan")}, "min_width must .* got nan"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ContinuousAttention(**({"embed_dim": 6, "num_heads": 2, "basis": BASIS} | arguments))
+
+
+@pytest.mark.parametrize(
+    "query, coefficients, message",
+    [
+        ((2, 3, 5), (2, 12, 6), r"query must be \(batch, time, 6\), got \(2, 3, 5\)"),
+        ((3, 6), (2, 12, 6), r"query must be .* got \(3, 6\)"),
+        ((2, 3, 6), (1, 12, 6), r"coefficients must be \(2, 12, 6\), got \(1, 12, 6\)"),
+        ((2, 3, 6), (2, 10, 6), r"coefficients must be .* got \(2, 10, 6\)"),
+        ((2, 3, 6), (2, 12, 5), r"coefficients must be .* got \(2, 12, 5\)"),
+    ],
+)
+def test_wrong_shapes_are_named(query, coefficients, message):
+    with pytest.raises(ValueError, match=message):
+        build().float()(torch.zeros(query), torch.zeros(coefficients))

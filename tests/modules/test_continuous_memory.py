@@ -1,0 +1,417 @@
+"""The continuous memory against the reference, row by row; then what a user would notice about it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairseq_infformer.modules import (
+    ContinuousAttention,
+    ContinuousLongTermMemory,
+    ContinuousMemory,
+    ContinuousState,
+    GaussianBasis,
+    reference,
+)
+from fairseq_infformer.modules.continuous_memory import (
+    CONTRACTIONS,
+    OPERATOR_CACHE_SIZE,
+    proportional_contraction,
+    refit_operators,
+)
+
+BASES = [GaussianBasis(12, (0.05, 0.2)), GaussianBasis(7, (0.1,))]
+DIM = 3
+
+
+@pytest.fixture(params=sorted(CONTRACTIONS))
+def contraction(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=BASES, ids=lambda basis: str(basis.num_basis))
+def memory(request, contraction) -> ContinuousMemory:
+    # Neither M nor any length below is N, so that no mix-up of the three goes unseen.
+    return ContinuousMemory(request.param, num_samples=10, ridge=0.3, contraction=contraction, tau=0.6)
+
+
+def vectors(batch: int, length: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, length, DIM, dtype=torch.float64, generator=generator)
+
+
+def empty(memory: ContinuousMemory, batch: int) -> ContinuousState:
+    return memory.initial_state(batch, DIM, dtype=torch.float64)
+
+
+def after(memory: ContinuousMemory, lengths: list[int]) -> ContinuousState:
+    """The state of one row that has read segments of these lengths."""
+    state = empty(memory, 1)
+    for number, length in enumerate(lengths):
+        state = memory.write(state, vectors(1, length, seed=number + 1))
+    return state
+
+
+def plain_after(memory: ContinuousMemory, lengths: list[int]) -> Tensor:
+    """The reference's coefficients (N, DIM) of that row."""
+    coefficients, num_tokens = torch.zeros(memory.basis.num_basis, DIM, dtype=torch.float64), 0
+    for number, length in enumerate(lengths):
+        x = vectors(1, length, seed=number + 1)[0]
+        coefficients = reference.write(coefficients, num_tokens, x, length, memory)
+        num_tokens += length
+    return coefficients
+
+
+def same(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+# ---- Against the reference
+
+
+HISTORIES = [[8], [5], [1], [0], [0, 5], [5, 8], [8, 0, 5], [1, 1, 1], [5, 1, 0, 8, 3, 9]]
+
+
+@pytest.mark.parametrize("lengths", HISTORIES)
+def test_coefficients_are_those_of_the_reference(memory, lengths):
+    state = after(memory, lengths)
+    same(state.coefficients[0], plain_after(memory, lengths))
+    assert state.num_tokens.tolist() == [sum(lengths)]
+
+
+def test_rows_may_differ_in_everything(memory):
+    pasts = [[], [5], [8, 3], [8, 3], [4, 4, 4], [2]]
+    lengths, reset = [5, 6, 0, 1, 6, 0], [False, False, False, False, True, True]
+    states = [after(memory, past) for past in pasts]
+    state = ContinuousState(*(torch.cat(parts) for parts in zip(*states)))
+    x = vectors(6, 6)
+    together = memory.write(state, x, lengths, reset)
+    assert together.num_tokens.tolist() == [5, 11, 11, 12, 6, 0]
+    for row, past in enumerate(pasts):
+        num_tokens, coefficients = sum(past), plain_after(memory, past)
+        if reset[row]:
+            num_tokens, coefficients = 0, torch.zeros_like(coefficients)
+        plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory)
+        same(together.coefficients[row], plain)
+        start = ContinuousState(coefficients[None], torch.tensor([num_tokens]))
+        alone = memory.write(start, x[row : row + 1, : lengths[row]])
+        same(alone.coefficients[0], plain)
+
+
+def test_gradients_are_those_of_the_reference(memory):
+    old = after(memory, [5])
+    coefficients, x = old.coefficients.requires_grad_(), vectors(1, 6).requires_grad_()
+    fast = memory.write(ContinuousState(coefficients, old.num_tokens), x, lengths=[4]).coefficients[0]
+    slow = reference.write(coefficients[0], 5, x[0], 4, memory)
+    weights = torch.linspace(-1, 1, fast.numel(), dtype=torch.float64).view_as(fast)
+    fast, slow = (torch.autograd.grad((y * weights).sum(), (coefficients, x)) for y in (fast, slow))
+    for a, b in zip(fast, slow):
+        same(a, b)
+    assert not fast[1][0, 4:].any()
+    assert bool(fast[1][0, :4].all())
+
+
+def test_gradcheck(memory):
+    old = after(memory, [5])
+
+    def write(coefficients: Tensor, x: Tensor) -> Tensor:
+        return memory.write(ContinuousState(coefficients, old.num_tokens), x).coefficients
+
+    arguments = old.coefficients.requires_grad_(), vectors(1, 3).requires_grad_()
+    assert torch.autograd.gradcheck(write, arguments)
+
+
+def test_float32_is_close_to_float64(memory):
+    exact, single = empty(memory, 2), memory.initial_state(2, DIM)
+    for seed in range(6):
+        x = vectors(2, 5, seed)
+        exact, single = memory.write(exact, x), memory.write(single, x.float())
+    assert single.coefficients.dtype == torch.float32
+    scale = exact.coefficients.abs().max()
+    same(single.coefficients.double() / scale, exact.coefficients / scale, 1e-5)
+
+
+def test_float32_is_close_to_float64_at_the_paper_s_size():
+    """Within 5e-4 of the signal, not 1e-5: neighbours overlap so much that their coefficients cancel."""
+    memory = ContinuousMemory(GaussianBasis(512, (0.01, 0.05)), 512)
+    exact, single = empty(memory, 1), memory.initial_state(1, DIM)
+    for seed in range(4):
+        x = vectors(1, 512, seed)
+        exact, single = memory.write(exact, x), memory.write(single, x.float())
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    signal = memory.basis.evaluate(t) @ exact.coefficients
+    error = memory.basis.evaluate(t) @ single.coefficients.double() - signal
+    assert float(error.abs().max() / signal.abs().max()) < 5e-4
+
+
+# ---- Rows, pads and resets
+
+
+@pytest.mark.parametrize("pad", [1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("lengths", [[3, 3], [3, 5], [0, 5], [0, 0]])
+def test_pads_are_not_written(memory, lengths, pad):
+    state = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4])))
+    x = vectors(2, 5)
+    poisoned = x.clone()
+    for row, length in enumerate(lengths):
+        poisoned[row, length:] = pad
+    clean, padded = memory.write(state, x, lengths), memory.write(state, poisoned, lengths)
+    assert torch.equal(padded.coefficients, clean.coefficients)
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 5]])
+@pytest.mark.parametrize("value", [2.0, float("inf"), float("nan")])
+def test_rows_are_independent(memory, lengths, value):
+    state = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4])))
+    x = vectors(2, 5)
+    expected = memory.write(state, x, lengths).coefficients[0]
+    x, coefficients = x.clone(), state.coefficients.clone()
+    x[1], coefficients[1] = value, value
+    changed = memory.write(ContinuousState(coefficients, state.num_tokens), x, lengths).coefficients
+    assert torch.equal(changed[0], expected)
+    assert not torch.equal(changed[1], expected)
+
+
+@pytest.mark.parametrize("reset", [[True, True], [True, False]])
+@pytest.mark.parametrize("old", [1.0, float("inf"), float("nan")])
+def test_a_reset_row_starts_afresh_whatever_it_held(memory, reset, old):
+    state = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4])))
+    coefficients = state.coefficients.clone()
+    coefficients[0] = old
+    x = vectors(2, 5)
+    written = memory.write(ContinuousState(coefficients, state.num_tokens), x, reset=reset)
+    same(written.coefficients[0], reference.write(torch.zeros_like(coefficients[0]), 0, x[0], 5, memory))
+    assert written.num_tokens.tolist() == [5, 5 if reset[1] else 9]
+
+
+def test_writing_nothing_changes_nothing(memory):
+    state = after(memory, [5, 3])
+    for x, lengths in ((vectors(1, 0), None), (vectors(1, 4), [0])):
+        assert torch.equal(memory.write(state, x, lengths).coefficients, state.coefficients)
+    assert not memory.write(empty(memory, 1), vectors(1, 0)).coefficients.any()
+    assert not memory.write(state, vectors(1, 0), reset=[True]).coefficients.any()
+
+
+def test_a_write_leaves_its_arguments_as_they_were(memory):
+    state, x = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4]))), vectors(2, 5)
+    before = [part.clone() for part in (*state, x)]
+    memory.write(state, x, lengths=[2, 5], reset=[True, False])
+    assert all(torch.equal(a, b) for a, b in zip((*state, x), before))
+
+
+def test_state_operations(memory):
+    state = ContinuousState(*(torch.cat(parts) for parts in zip(*(after(memory, [n]) for n in (2, 3, 4)))))
+    turned = state.reorder(torch.tensor([2, 0, 0]))
+    assert turned.num_tokens.tolist() == [4, 2, 2]
+    assert torch.equal(turned.coefficients, state.coefficients[[2, 0, 0]])
+    cleared = state.reset(torch.tensor([True, False, True]))
+    assert cleared.num_tokens.tolist() == [0, 3, 0]
+    assert not cleared.coefficients[[0, 2]].any()
+    assert torch.equal(cleared.coefficients[1], state.coefficients[1])
+    carrying = memory.write(state, vectors(3, 2).requires_grad_())
+    assert carrying.coefficients.requires_grad
+    assert not carrying.detach().coefficients.requires_grad
+
+
+# ---- Precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_model_remembers_in_float32(contraction, dtype):
+    memory = ContinuousMemory(GaussianBasis(12, (0.05, 0.2)), 10, contraction=contraction).to(dtype)
+    x = vectors(2, 5).to(dtype)
+    state = memory.write(memory.write(memory.initial_state(2, DIM), x), x)
+    assert state.coefficients.dtype == memory.basis.centers.dtype == torch.float32
+    untouched = ContinuousMemory(BASES[0], 10, contraction=contraction)
+    expected = untouched.write(untouched.write(untouched.initial_state(2, DIM), x.float()), x.float())
+    assert torch.equal(state.coefficients, expected.coefficients)
+
+
+def test_autocast_remembers_in_float32(memory):
+    x = vectors(2, 5).float()
+    expected = memory.write(memory.write(memory.initial_state(2, DIM), x), x, lengths=[4, 5])
+    with torch.autocast("cpu", torch.bfloat16):
+        state = memory.write(memory.write(memory.initial_state(2, DIM), x), x, lengths=[4, 5])
+    assert state.coefficients.dtype == torch.float32
+    assert torch.equal(state.coefficients, expected.coefficients)
+
+
+@pytest.fixture
+def no_operators() -> Iterator[None]:
+    """An empty cache of operators, and no operators of this test for the others."""
+    refit_operators.cache_clear()
+    yield
+    refit_operators.cache_clear()
+
+
+def test_operators_solved_under_inference_mode_serve_training(memory, no_operators):
+    with torch.inference_mode():
+        memory.write(empty(memory, 1), vectors(1, 5))
+    x = vectors(1, 5).requires_grad_()
+    memory.write(empty(memory, 1), x).coefficients.sum().backward()
+    assert bool(x.grad.any())
+
+
+def test_no_state_in_the_state_dict(memory):
+    before = memory.state_dict()
+    after(memory, [5, 3])
+    assert before.keys() == memory.state_dict().keys() == {"basis.centers", "basis.scales"}
+
+
+# ---- Contraction
+
+
+def test_the_fixed_rule_puts_the_past_where_the_paper_says():
+    memory = ContinuousMemory(GaussianBasis(64, (0.02,)), 256, ridge=1e-4, tau=0.6)
+    one, two = torch.full((1, 50, DIM), 1.0), torch.full((1, 50, DIM), 2.0)
+    state = memory.write(memory.write(memory.initial_state(1, DIM), one), two)
+    t = torch.linspace(0.02, 0.98, 97)
+    signal = (memory.basis.evaluate(t) @ state.coefficients[0])[:, 0]
+    away_from_the_step = (t - 0.6).abs() > 0.05
+    expected = torch.where(t < 0.6, 1.0, 2.0)
+    assert float((signal - expected)[away_from_the_step].abs().max()) < 0.1
+
+
+def r_squared_by_age(contraction: str, segments: int = 20, length: int = 16) -> Tensor:
+    """R² of each segment (segments,), oldest first, rebuilt from the memory after the last one.
+
+    A segment is one random vector ``length`` times; 128 functions rebuild 20 steps if these share the line.
+    """
+    torch.manual_seed(0)
+    memory = ContinuousMemory(GaussianBasis(128, (0.01, 0.02)), 128, ridge=0.01, contraction=contraction)
+    x, state, ends = torch.randn(segments, 1, 32), memory.initial_state(1, 32), [0.0]
+    for number in range(segments):
+        state = memory.write(state, x[number].expand(1, length, 32))
+        tau = reference.contraction(memory, number * length, length)
+        ends = [end * tau for end in ends] + [1.0]
+    edges = torch.tensor(ends)
+    inside = (torch.arange(length) + 0.5) / length
+    t = edges[:-1, None] + edges.diff()[:, None] * inside
+    error = (memory.basis.evaluate(t) @ state.coefficients[0] - x).square().mean((1, 2))
+    return 1 - error / x.square().mean((1, 2))
+
+
+def test_the_proportional_rule_forgets_nothing_for_being_old():
+    proportional, fixed = r_squared_by_age("proportional"), r_squared_by_age("fixed")
+    assert float(proportional.min()) > 0.85
+    assert abs(float(proportional[:10].mean() - proportional[10:].mean())) < 0.03
+    assert float(fixed[:4].mean()) < 0.4, "the fixed rule does forget here, so that this test can tell"
+    assert float(fixed[-4:].mean()) > 0.95
+
+
+def test_the_share_of_every_token_stays_equal_on_the_grid():
+    """The shares of 2,000 segments times 2,000: 1 each by the exact rule, 2.5 % off by a grid of 5 %."""
+    shares, taus = torch.ones(1, dtype=torch.float64), set()
+    for number in range(1, 2000):
+        tau = proportional_contraction(torch.tensor([512 * number]), torch.tensor([512]), 0.0)
+        taus.add(float(tau))
+        shares = torch.cat([shares * tau, 1 - tau])
+    torch.testing.assert_close(shares * 2000, torch.ones_like(shares), rtol=0, atol=0.025)
+    assert len(taus) < OPERATOR_CACHE_SIZE, "a long document must not solve the same operator twice"
+
+
+@pytest.mark.parametrize("num_tokens, length", [(512, 512), (511, 32), (1, 7), (16 * 33, 33), (100, 8000)])
+def test_the_proportional_rule_is_exact_up_to_16_segments(num_tokens, length):
+    tau = proportional_contraction(torch.tensor([num_tokens]), torch.tensor([length]), 0.0)
+    same(tau, torch.tensor([num_tokens / (num_tokens + length)], dtype=torch.float64), 1e-15)
+
+
+def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
+    first, second = (ContinuousMemory(GaussianBasis(7, (0.1,)), 5, tau=0.5) for _ in range(2))
+    for memory in (first, second):
+        state = memory.write(empty(memory, 1), vectors(1, 4))
+        memory.write(state, vectors(1, 4))
+    assert refit_operators.cache_info().misses == 2, "one for the first write and one for the second"
+    for length in range(1, OPERATOR_CACHE_SIZE + 20):
+        first.write(empty(first, 1), vectors(1, length))
+    assert refit_operators.cache_info().currsize <= OPERATOR_CACHE_SIZE
+
+
+# ---- As one layer's long-term memory
+
+
+def test_the_long_term_memory_joins_memory_and_attention():
+    torch.manual_seed(0)
+    memory = ContinuousMemory(BASES[0], 10)
+    attention = ContinuousAttention(DIM, 1, BASES[0])
+    joined = ContinuousLongTermMemory(memory, attention)
+    x, query = vectors(2, 5).float(), vectors(2, 4, seed=1).float()
+    state = joined.write(joined.initial_state(2), x, torch.tensor([5, 2]), torch.tensor([False, False]))
+    expected = memory.write(memory.initial_state(2, DIM), x, [5, 2])
+    assert torch.equal(state.coefficients, expected.coefficients)
+    context, density = joined.read(query, state)
+    expected_context, expected_density = attention(query, expected.coefficients)
+    assert torch.equal(context, expected_context)
+    assert torch.equal(density.mean, expected_density.mean)
+
+
+# ---- Bad arguments
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_samples": 0}, "num_samples must be positive, got 0"),
+        ({"num_samples": -3}, "num_samples must be positive, got -3"),
+        ({"ridge": 0.0}, "ridge must be positive, got 0.0"),
+        ({"ridge": -1.0}, "ridge must be positive, got -1.0"),
+        ({"ridge": float("nan")}, "ridge must be positive, got nan"),
+        ({"ridge": float("inf")}, "ridge must be positive, got inf"),
+        ({"tau": 0.0}, r"tau must lie inside \(0, 1\), got 0.0"),
+        ({"tau": 1.0}, r"tau must lie inside \(0, 1\), got 1.0"),
+        ({"tau": float("nan")}, r"tau must lie inside \(0, 1\), got nan"),
+        ({"contraction": "halving"}, "unknown contraction 'halving'; choose one of fixed, proportional"),
+        ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ContinuousMemory(BASES[0], **arguments)
+
+
+def write(x: tuple[int, ...] = (2, 5, DIM), **arguments) -> None:
+    memory = ContinuousMemory(BASES[0], 10)
+    memory.write(memory.initial_state(2, DIM), torch.zeros(x), **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"x": (3, 5, DIM)}, r"x must be \(2, length, 3\).* got \(3, 5, 3\)"),
+        ({"x": (2, 5, 4)}, r"x must be \(2, length, 3\).* got \(2, 5, 4\)"),
+        ({"x": (2, DIM)}, r"x must be \(2, length, 3\).* got \(2, 3\)"),
+        ({"lengths": [6, 5]}, r"lengths must lie in 0..5.* got \[6, 5\]"),
+        ({"lengths": [-1, 5]}, r"lengths must lie in 0..5.* got \[-1, 5\]"),
+        ({"lengths": [5]}, r"lengths must be \(2,\), one a row, got \(1,\)"),
+        ({"lengths": [[5, 5]]}, r"lengths must be \(2,\), one a row, got \(1, 2\)"),
+        ({"reset": [True]}, r"reset must be \(2,\), one a row, got \(1,\)"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_state_are_named(arguments, message):
+    write()  # the rest of the arguments is right
+    with pytest.raises(ValueError, match=message):
+        write(**arguments)
+
+
+def test_a_state_of_another_basis_is_refused():
+    with pytest.raises(ValueError, match="state has 7 coefficients a channel, the basis 12"):
+        ContinuousMemory(BASES[0]).write(empty(ContinuousMemory(BASES[1]), 2), vectors(2, 5))
+
+
+def test_a_memory_that_would_blow_up_is_refused():
+    basis = GaussianBasis(16, (0.01, 0.05))
+    with pytest.raises(ValueError, match=r"16 samples are too few for 16 functions .* use more samples"):
+        ContinuousMemory(basis, 16, contraction="proportional")
+
+
+@pytest.mark.parametrize("contraction", ["fixed", "proportional"])
+def test_a_memory_stays_finite_for_a_thousand_updates(contraction):
+    memory = ContinuousMemory(GaussianBasis(16, (0.01, 0.05)), 64, contraction=contraction)
+    state = memory.initial_state(1, 2)
+    generator = torch.Generator().manual_seed(0)
+    largest = []
+    for _ in range(1000):
+        state = memory.write(state, torch.randn(1, 13, 2, generator=generator))
+        largest.append(float(state.coefficients.abs().max()))
+    assert max(largest[500:]) < 3 * max(largest[:100])

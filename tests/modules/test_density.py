@@ -1,0 +1,119 @@
+"""Each registered density against numerical integrals. A new one needs an entry in reference.DENSITIES."""
+
+import pytest
+import torch
+
+from fairseq_infformer.modules import (
+    DENSITIES,
+    ContinuousAttention,
+    GaussianBasis,
+    reference,
+    register_density,
+)
+from fairseq_infformer.modules.density import find_density
+
+BASES = [GaussianBasis(12, (0.05, 0.2)), GaussianBasis(9, (0.02, 0.1, 0.3))]
+
+
+@pytest.fixture(params=sorted(DENSITIES))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=BASES, ids=lambda basis: str(basis.num_basis))
+def basis(request) -> GaussianBasis:
+    return request.param
+
+
+def parameters(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and variances (24,), from the ends to the middle and from a spike to a flat read."""
+    means = torch.tensor([0.0, 0.004, 0.31, 0.5, 0.96, 1.0], dtype=torch.float64)
+    sigmas = torch.tensor([0.01, 0.06, 0.4, 2.0], dtype=torch.float64)
+    mean, sigma = torch.cartesian_prod(means, sigmas).unbind(1)
+    return mean.to(dtype), sigma.square().to(dtype)
+
+
+def expected(name: str, mean: torch.Tensor, variance: torch.Tensor, basis: GaussianBasis) -> torch.Tensor:
+    densities = [reference.DENSITIES[name](*pair) for pair in zip(mean, variance)]
+    return torch.stack([reference.expected_basis(density, basis) for density in densities])
+
+
+def test_expectation_is_the_integral(name, basis):
+    mean, variance = parameters()
+    fast = DENSITIES[name](mean, variance).expected(basis)
+    torch.testing.assert_close(fast, expected(name, mean, variance, basis), rtol=1e-10, atol=1e-10)
+
+
+def test_the_read_is_the_expectation_times_the_values(name, basis):
+    mean, variance = (x.view(2, 3, 4) for x in parameters())
+    torch.manual_seed(0)
+    values = torch.randn(2, 3, basis.num_basis, 5, dtype=torch.float64)
+    fast = DENSITIES[name](mean, variance).read(values, basis)
+    slow = expected(name, mean.flatten(), variance.flatten(), basis).view(2, 3, 4, -1) @ values
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
+
+
+def test_float32_is_close_to_float64(name, basis):
+    exact = DENSITIES[name](*parameters()).expected(basis)
+    single = DENSITIES[name](*parameters(torch.float32)).expected(basis)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.max()))
+
+
+def test_gradients(name, basis):
+    mean, variance = (x.requires_grad_() for x in parameters())
+    torch.manual_seed(0)
+    weights = torch.randn(len(mean), basis.num_basis, dtype=torch.float64)
+    fast = (DENSITIES[name](mean, variance).expected(basis) * weights).sum()
+    slow = (expected(name, mean, variance, basis) * weights).sum()
+    for a, b in zip(torch.autograd.grad(fast, (mean, variance)), torch.autograd.grad(slow, (mean, variance))):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
+
+
+def test_gradcheck_of_the_read(name):
+    def read(mean, variance, values):
+        return DENSITIES[name](mean, variance).read(values, BASES[0])
+
+    torch.manual_seed(0)
+    mean = torch.rand(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    variance = (0.02 + 0.2 * torch.rand(1, 2, 3, dtype=torch.float64)).requires_grad_()
+    values = torch.randn(1, 2, 12, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(read, (mean, variance, values))
+
+
+def test_cdf_is_the_mass_to_the_left(name):
+    mean, variance = parameters()
+    edges = torch.tensor([0.0, 0.1, 0.35, 0.5, 0.9, 1.0], dtype=torch.float64)
+    fast = DENSITIES[name](mean, variance).cdf(edges).diff(dim=-1)
+    for i, pair in enumerate(zip(mean, variance)):
+        density = reference.DENSITIES[name](*pair)
+        bins = zip(edges[:-1].tolist(), edges[1:].tolist())
+        slow = torch.stack([reference.density_mass(density, start, stop) for start, stop in bins])
+        torch.testing.assert_close(fast[i], slow, rtol=1e-10, atol=1e-10)
+    ends = DENSITIES[name](mean, variance).cdf(torch.tensor([-100.0, 100.0], dtype=torch.float64))
+    torch.testing.assert_close(ends, torch.tensor([0.0, 1.0], dtype=torch.float64).expand_as(ends))
+
+
+def test_a_spike_reads_the_signal_at_its_mean(name, basis):
+    mean = torch.tensor([0.002, 0.3, 0.77], dtype=torch.float64)
+    variance = torch.full_like(mean, 1e-12).requires_grad_()
+    weights = DENSITIES[name](mean, variance).expected(basis)
+    # What is left of a width of 1e-6: ½σ²ψ'', with ψ'' at most ψ(0)/s², which is 5e4 at s = .02.
+    torch.testing.assert_close(weights, basis.evaluate(mean), rtol=1e-6, atol=1e-6)
+    (gradient,) = torch.autograd.grad(weights.sum(), variance)
+    assert bool(gradient.isfinite().all())
+
+
+def test_unknown_names_are_told_the_choices():
+    with pytest.raises(ValueError, match=r"unknown density 'gauss'; choose one of .*truncated-gaussian"):
+        find_density("gauss")
+
+
+def test_a_density_joins_by_its_name(monkeypatch):
+    monkeypatch.setattr("fairseq_infformer.modules.density.DENSITIES", dict(DENSITIES))
+    register_density("another")(DENSITIES["gaussian"])
+    attention = ContinuousAttention(4, 2, BASES[0], density="another")
+    _, density = attention(torch.randn(1, 3, 4), torch.randn(1, 12, 4))
+    assert isinstance(density, DENSITIES["gaussian"])
+    with pytest.raises(ValueError, match="'another' is registered already: GaussianDensity"):
+        register_density("another")(DENSITIES["gaussian"])

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import Tensor
+
+from fairseq_infformer.modules import GaussianBasis, gaussian_read, reference
+
+BASES = [GaussianBasis(24, (0.1,)), GaussianBasis(40, (0.05, 0.2)), GaussianBasis(3, (0.02, 0.1, 0.3))]
+
+
+@pytest.fixture(params=BASES, ids=lambda basis: str(basis.num_basis))
+def basis(request) -> GaussianBasis:
+    return request.param
+
+
+@pytest.fixture(params=[1, 1 << 18], ids=["many blocks", "one block"])
+def block(request, monkeypatch) -> None:
+    # The smallest block is 8 functions, which leaves 20 centres a block that is not full.
+    monkeypatch.setattr(gaussian_read, "BLOCK_ELEMENTS", request.param)
+
+
+def inputs(basis: GaussianBasis, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Means and variances (2, 3, 4) and values (2, 3, N, 5)."""
+    torch.manual_seed(0)
+    mean = torch.rand(2, 3, 4, dtype=torch.float64)
+    variance = torch.rand(2, 3, 4, dtype=torch.float64) ** 3 + 1e-4
+    values = torch.randn(2, 3, basis.num_basis, 5, dtype=torch.float64)
+    return tuple(x.to(dtype).requires_grad_() for x in (mean, variance, values))
+
+
+def plain_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBasis) -> Tensor:
+    weights = [
+        reference.expected_basis(reference.gaussian(*parameters), basis)
+        for parameters in zip(mean.flatten(), variance.flatten())
+    ]
+    return torch.stack(weights).view(*mean.shape, -1) @ values
+
+
+def test_values_and_gradients_are_those_of_the_integral(basis, block):
+    arguments = inputs(basis)
+    fast, slow = gaussian_read.gaussian_read(*arguments, basis), plain_read(*arguments, basis)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
+    weights = torch.randn_like(fast)
+    gradients = [torch.autograd.grad((read * weights).sum(), arguments) for read in (fast, slow)]
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
+
+
+def test_gradcheck(block):
+    mean, variance, values = inputs(BASES[1])
+    # Finite differences need a read that is smooth on the length of their step: a floor on the variance.
+    arguments = mean[:1, :2, :2], variance[:1, :2, :2] + 0.01, values[:1, :2]
+    assert torch.autograd.gradcheck(lambda *x: gaussian_read.gaussian_read(*x, BASES[1]), arguments)
+
+
+def test_float32_is_close_to_float64(basis, block):
+    exact, single = (inputs(basis, dtype) for dtype in (torch.float64, torch.float32))
+    outputs = [gaussian_read.gaussian_read(*arguments, basis) for arguments in (exact, single)]
+    assert outputs[1].dtype == torch.float32
+    scale = float(outputs[0].abs().max())
+    torch.testing.assert_close(outputs[1].double(), outputs[0], rtol=1e-5, atol=1e-5 * scale)
+    for a, b in zip(*(torch.autograd.grad(y.sum(), x) for y, x in zip(outputs, (exact, single)))):
+        torch.testing.assert_close(b.double(), a, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+
+
+def test_the_arguments_are_left_as_they_were(basis, block):
+    arguments = inputs(basis)
+    before = [x.detach().clone() for x in arguments]
+    gaussian_read.gaussian_read(*arguments, basis).sum().backward()
+    assert all(torch.equal(x, y) for x, y in zip(arguments, before))
+
+
+def test_one_argument_alone_may_ask_for_its_gradient(basis):
+    for which in range(3):
+        arguments = [x.detach() for x in inputs(basis)]
+        arguments[which].requires_grad_()
+        gaussian_read.gaussian_read(*arguments, basis).sum().backward()
+        assert float(arguments[which].grad.abs().max()) > 0
+
+
+def test_no_queries_read_nothing(basis):
+    mean, variance, values = inputs(basis)
+    read = gaussian_read.gaussian_read(mean[..., :0], variance[..., :0], values, basis)
+    assert read.shape == (2, 3, 0, 5)
+    read.sum().backward()
+    assert not values.grad.any()
+
+
+def test_a_second_derivative_is_refused_instead_of_wrong(basis):
+    mean, variance, values = inputs(basis)
+    total = gaussian_read.gaussian_read(mean, variance, values, basis).square().sum()
+    (gradient,) = torch.autograd.grad(total, mean, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
