@@ -1,0 +1,96 @@
+"""Work in stages, each of which leaves a whole folder or none, and a result that appears at once when all is done."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fairseq_infformer.errors import InputError
+
+MADE_FROM = "made_from.json"
+
+
+class Workplace:
+    """The folder ``DEST.partial`` beside DEST, in which its stages are made; one process at a time.
+
+    A process that is killed leaves it behind; the next one takes it over.
+    """
+
+    def __init__(self, dest: Path, stages: tuple[str, ...]) -> None:
+        self.dest, self.stages = dest, stages
+        self.folder = dest.with_name(dest.name + ".partial")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the folder; it goes if nothing is left in it."""
+        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), "rubbish"}
+        if self.folder.exists() and not {path.name for path in self.folder.iterdir()} <= own:
+            raise InputError(f"{self.folder} holds files of someone else; move them or give another --dest")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.dest} is being made by another process; wait for it") from None
+            yield
+        finally:
+            if self.folder.exists() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+            os.close(handle)
+
+    @contextmanager
+    def stage(self, name: str, made_from: dict[str, Any]) -> Iterator[Path]:
+        """An empty folder to fill, which takes the place of the stage's earlier one when all went well."""
+        begun, done = self.folder / f"{name}.tmp", self.folder / name
+        self._remove(begun)
+        begun.mkdir()
+        try:
+            yield begun
+        except BaseException:
+            self._remove(begun)
+            raise
+        (begun / MADE_FROM).write_text(json.dumps(made_from, ensure_ascii=False))
+        self._remove(done)
+        begun.rename(done)
+
+    def require(self, name: str, made_from: dict[str, Any]) -> Path:
+        """The folder of a finished stage; InputError if there is none, or one made from something else."""
+        done = self.folder / name
+        number = self.stages.index(name) + 1
+        if not done.exists():
+            raise InputError(f"stage {number} ({name}) of {self.dest} has not been done; give --stage {number} or less")
+        if json.loads((done / MADE_FROM).read_text()) != made_from:
+            raise InputError(
+                f"stage {number} ({name}) of {self.dest} was made from other text or arguments; "
+                f"give --stage {number} or less"
+            )
+        return done
+
+    def clear(self) -> None:
+        """Remove all stages."""
+        for path in self.folder.iterdir():
+            self._remove(path)
+
+    def publish(self) -> None:
+        """Turn the last stage into DEST, in the place of an earlier one, and remove the others."""
+        last = self.folder / self.stages[-1]
+        (last / MADE_FROM).unlink(missing_ok=True)
+        if self.dest.exists():
+            self._throw_away(self.dest)
+        last.rename(self.dest)
+        self.clear()
+
+    def _remove(self, path: Path) -> None:
+        # Renamed first: a folder that is half removed must not pass for a finished stage.
+        if path.exists():
+            self._throw_away(path)
+            shutil.rmtree(self.folder / "rubbish")
+
+    def _throw_away(self, path: Path) -> None:
+        shutil.rmtree(self.folder / "rubbish", ignore_errors=True)
+        path.rename(self.folder / "rubbish")

@@ -1,0 +1,159 @@
+"""A corpus as parallel streams of consecutive segments."""
+
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset
+from torch import Tensor
+
+from fairseq_infformer.errors import InputError
+
+
+class TokenStream:
+    """The tokens of lines of text, end to end.
+
+    Args:
+        lines: sequence of 1-d tensors of tokens, such as an indexed dataset.
+        sizes: the number of tokens of each line.
+    """
+
+    def __init__(self, lines: Any, sizes: np.ndarray) -> None:
+        self.lines = lines
+        self.ends = np.cumsum(sizes, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Tokens start … stop - 1, (stop - start,) int64."""
+        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
+        tokens = torch.cat([self.lines[line].long() for line in range(first, last + 1)])
+        offset = start - (int(self.ends[first - 1]) if first else 0)
+        return tokens[offset : offset + stop - start]
+
+
+class StreamingDataset(FairseqDataset):
+    """Every token of a corpus as a target exactly once, in S streams of segments of up to T tokens.
+
+    The corpus is cut into documents, the documents into segments of T targets (the last one of a document may be
+    shorter), and the row of segments into S consecutive streams of equal size up to one segment. Row s of batch k is
+    segment k of stream s. A target is predicted from the tokens before it; the input of the first target of a
+    document is ``eos``, so N + 1 tokens are read for N targets and no token of another document is seen.
+
+    The dataset holds no state: item ``k * S + s`` is always the same segment.
+
+    Args:
+        tokens: the corpus.
+        documents: offsets (D,) of the tokens that start a document, the first of them 0.
+        tokens_per_sample: T.
+        num_streams: S, at most the number of segments.
+        eos, pad: indices of the dictionary.
+        num_types: size of the dictionary.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenStream,
+        documents: np.ndarray,
+        tokens_per_sample: int,
+        eos: int,
+        pad: int,
+        num_types: int,
+        num_streams: int = 1,
+    ) -> None:
+        super().__init__()
+        self.tokens, self.documents, self.tokens_per_sample = tokens, documents, tokens_per_sample
+        self.eos, self.pad, self.num_types, self.num_streams = eos, pad, num_types, num_streams
+        ends = np.append(documents[1:], len(tokens))
+        counts = -(-(ends - documents) // tokens_per_sample)
+        self.num_segments = int(counts.sum())
+        within = np.arange(self.num_segments) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.starts = np.repeat(documents, counts) + tokens_per_sample * within
+        self.lengths = np.minimum(np.repeat(ends, counts) - self.starts, tokens_per_sample)
+        self.opens_document = within == 0
+        if not 1 <= num_streams <= self.num_segments:
+            raise ValueError(
+                f"{num_streams} streams (batch size × ranks) are more than the {self.num_segments} segments of "
+                f"{tokens_per_sample} tokens that the data has; give a smaller --batch-size (--batch-size-valid for "
+                "validation data) or --tokens-per-sample"
+            )
+        size, longer = divmod(self.num_segments, num_streams)
+        self.stream_sizes = size + (np.arange(num_streams) < longer)
+        self.stream_starts = np.cumsum(self.stream_sizes) - self.stream_sizes
+
+    def in_streams(self, num_streams: int) -> "StreamingDataset":
+        """The same corpus in another number of streams."""
+        return StreamingDataset(
+            self.tokens, self.documents, self.tokens_per_sample, self.eos, self.pad, self.num_types, num_streams
+        )
+
+    def batches(self, num_shards: int) -> list[range]:
+        """The batches of all ranks, as fairseq deals them out: batch ``k * num_shards + r`` is rank r's k-th.
+
+        Every rank has the same number of batches and always the same rows.
+        """
+        rows = self.num_streams // num_shards
+        return [range(first, first + rows) for first in range(0, len(self), rows)]
+
+    def __len__(self) -> int:
+        return int(self.stream_sizes.max()) * self.num_streams
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, stream = divmod(index, self.num_streams)
+        if number >= self.stream_sizes[stream]:  # this stream is one segment shorter than the longest
+            nothing = torch.empty(0, dtype=torch.int64)
+            return {"id": index, "segment": number, "source": nothing, "target": nothing, "reset": False}
+        segment = self.stream_starts[stream] + number
+        start, length = int(self.starts[segment]), int(self.lengths[segment])
+        if self.opens_document[segment]:
+            target = self.tokens.read(start, start + length)
+            source = torch.cat([target.new_tensor([self.eos]), target[:-1]])
+        else:
+            both = self.tokens.read(start - 1, start + length)
+            source, target = both[:-1], both[1:]
+        if int(target.max()) >= self.num_types:
+            raise InputError(
+                f"the data holds token {int(target.max())}, the dictionary has {self.num_types} types: dict.txt "
+                "belongs to another corpus; binarise the data again"
+            )
+        reset = number == 0 or bool(self.opens_document[segment])
+        return {"id": index, "segment": number, "source": source, "target": target, "reset": reset}
+
+    def collater(self, samples: list[dict[str, Any]]) -> Optional[dict[str, Any]]:
+        """One segment of each row, padded on the right to T.
+
+        ``lengths`` and ``reset`` are numpy arrays, which fairseq leaves on the host when it moves the batch to a
+        device: what is decided by them never waits for the device.
+        """
+        if not samples:
+            return None
+        lengths = np.array([len(sample["target"]) for sample in samples])
+        return {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "nsentences": len(samples),
+            "ntokens": int(lengths.sum()),
+            "net_input": {
+                "src_tokens": self._stack([sample["source"] for sample in samples]),
+                "src_lengths": torch.from_numpy(lengths),
+                "segment": samples[0]["segment"],
+                "lengths": lengths,
+                "reset": np.array([sample["reset"] for sample in samples]),
+            },
+            "target": self._stack([sample["target"] for sample in samples]),
+        }
+
+    def _stack(self, rows: list[Tensor]) -> Tensor:
+        batch = torch.full((len(rows), self.tokens_per_sample), self.pad)
+        for place, row in zip(batch, rows):
+            place[: len(row)] = row
+        return batch
+
+    def num_tokens(self, index: int) -> int:
+        return self.tokens_per_sample
+
+    def size(self, index: int) -> int:
+        return self.tokens_per_sample
+
+    def ordered_indices(self) -> np.ndarray:
+        return np.arange(len(self))

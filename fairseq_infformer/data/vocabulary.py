@@ -1,0 +1,209 @@
+"""Dictionaries of words and of sentencepiece pieces, and text binarised with them the way fairseq does it.
+
+A sentencepiece model made here loses nothing: it does not normalise, keeps every space, and spells what it has no piece
+for in bytes, so that the pieces decode to the line they came from and bits per byte mean what they say. (One exception:
+U+2581, sentencepiece's own sign of a space, decodes to a space.) Its ids are fairseq's ids. ``<unk>`` in the text is
+one piece, and fairseq's ``<unk>``.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer, VocabularyDatasetBinarizer
+from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.tokenizer import tokenize_line
+from sentencepiece import SentencePieceProcessor
+from torch import IntTensor
+from tqdm import tqdm
+
+from fairseq_infformer.errors import InputError
+
+# Words that fairseq's dictionary keeps for itself. <unk> is missing: in a text it means what it means to fairseq.
+RESERVED = frozenset({"<s>", "<pad>", "</s>"})
+
+# sentencepiece skips training lines of more than 4,192 bytes: longer ones are cut, after a space where there is one.
+TRAINING_LINE = re.compile(r".{1,1000}(?:(?<=\s)|$)|.{1,1000}")
+# Above this many lines it learns from a sample of them: its memory stays within bounds, its pieces hardly change.
+MAX_TRAINING_LINES = 2_000_000
+
+
+def word_dictionary(text: Path, size: int | None, workers: int) -> Dictionary:
+    """The words of a text by frequency, as ``fairseq-preprocess --nwordssrc SIZE`` has them (None: all)."""
+    dictionary = Dictionary()
+    Dictionary.add_file_to_dictionary(str(text), dictionary, tokenize_line, workers)
+    dictionary.finalize(nwords=-1 if size is None else size)
+    return dictionary
+
+
+def train_sentencepiece(text: Path, model: Path, size: int, model_type: str) -> None:
+    """Train a model (``unigram`` or ``bpe``) on a text; InputError if the text is too small or too rich for the size.
+
+    The same text and arguments give the same pieces: the seed is fixed, and so is the number of threads, on which the
+    scores of a unigram model depend.
+    """
+
+    def sentences() -> Iterator[str]:
+        with text.open(encoding="utf-8", newline="\n") as lines:
+            for line in tqdm(lines, desc="sentencepiece", unit=" lines", unit_scale=True, disable=None):
+                # Lone spaces, at the ends of lines and before <unk>, would teach a unigram model to split every word
+                # from its space: on WikiText-2 that made a fifth more tokens.
+                for part in line.split("<unk>"):
+                    yield from TRAINING_LINE.findall(part.strip())
+
+    sentencepiece.set_random_generator_seed(1)
+    try:
+        with model.open("wb") as writer:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=sentences(),
+                model_writer=writer,
+                vocab_size=size,
+                model_type=model_type,
+                # <s>, <pad>, </s>, <unk> are 0, 1, 2, 3 as in fairseq. Ids left free go to the symbols defined by
+                # the user, so 3 is the <unk> of the text; sentencepiece's own unknown piece never occurs.
+                bos_id=0,
+                pad_id=1,
+                eos_id=2,
+                unk_id=4,
+                unk_piece="<unencodable>",
+                user_defined_symbols=["<unk>"],
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                input_sentence_size=MAX_TRAINING_LINES,
+                shuffle_input_sentence=True,
+                num_threads=16,
+                minloglevel=2,
+            )
+    except RuntimeError as error:
+        if too_high := re.search(r"too high .* <= (\d+)", str(error)):
+            raise InputError(
+                f"--vocab-size {size} is too large for the training text; give at most {too_high[1]}"
+            ) from None
+        if too_low := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
+            raise InputError(
+                f"--vocab-size {size} is too small for the bytes and characters; give at least {too_low[1]}"
+            ) from None
+        raise InputError(f"sentencepiece cannot be trained with --vocab-size {size}: {error}") from error
+
+
+def load_dictionary(file: Path) -> Dictionary:
+    """A fairseq dictionary from its file; InputError if it is none."""
+    try:
+        return Dictionary.load(str(file))
+    except Exception as error:
+        raise InputError(
+            f"--dict {file} cannot be read as a fairseq dictionary ({str(error).splitlines()[0]}); give a dict.txt"
+        ) from error
+
+
+def load_sentencepiece(file: Path) -> SentencePieceProcessor:
+    """A sentencepiece model from its file; InputError if it is none."""
+    try:
+        return SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"--sentencepiece-model {file} cannot be read as one; give a sentencepiece.model") from error
+
+
+def sentencepiece_dictionary(processor: SentencePieceProcessor) -> Dictionary:
+    """The pieces of a model in the order of their ids, which are fairseq's ids if the model was made here.
+
+    They are not sorted by frequency, as an adaptive softmax would need them.
+    """
+    dictionary = Dictionary()
+    for piece in map(processor.id_to_piece, range(len(processor))):
+        if piece not in dictionary:
+            dictionary.add_symbol(piece)
+    return dictionary
+
+
+def check_pieces(processor: SentencePieceProcessor, dictionary: Dictionary) -> None:
+    """InputError if a dictionary lacks most pieces of a model: the two do not belong together."""
+    missing = sum(piece not in dictionary for piece in map(processor.id_to_piece, range(len(processor))))
+    if 2 * missing > len(processor):
+        raise InputError(
+            f"--dict lacks {missing} of the {len(processor)} pieces of --sentencepiece-model; give the two of one run"
+        )
+
+
+def count_types(dictionary: Dictionary) -> int:
+    """Entries that a text can have: all but ``<s>``, ``<pad>`` and those that pad the size to a multiple of 8."""
+    padding = sum(
+        symbol.startswith("madeupword") and count == 0
+        for symbol, count in zip(dictionary.symbols, dictionary.count, strict=True)
+    )
+    return len(dictionary) - 2 - padding
+
+
+class SentencePieceBinarizer(Binarizer):
+    """A line's pieces as ids of a dictionary, and ``</s>``."""
+
+    def __init__(self, processor: SentencePieceProcessor, dictionary: Dictionary) -> None:
+        self.processor = processor
+        self.pieces = [processor.id_to_piece(number) for number in range(len(processor))]
+        self.ids = [dictionary.index(piece) for piece in self.pieces]
+        self.eos = dictionary.eos()
+        self.unknown = {
+            number
+            for number, piece in enumerate(self.pieces)
+            if self.ids[number] == dictionary.unk() and (processor.is_unknown(number) or piece != dictionary.unk_word)
+        }
+
+    def binarize_line(self, line: str, summary: BinarizeSummary) -> IntTensor:
+        """Ids (T,) of a line; what was not in the dictionary is counted in the summary."""
+        numbers = self.processor.encode(line.removesuffix("\n"))
+        if summary.replaced is None:
+            summary.replaced = Counter()
+        if not self.unknown.isdisjoint(numbers):
+            summary.replaced.update(self.pieces[number] for number in numbers if number in self.unknown)
+        summary.num_seq += 1
+        summary.num_tok += len(numbers) + 1
+        return IntTensor([*(self.ids[number] for number in numbers), self.eos])
+
+
+class _WithProgress(Binarizer):
+    def __init__(self, binarizer: Binarizer, bar: tqdm) -> None:
+        self.binarizer, self.bar = binarizer, bar
+
+    def binarize_line(self, line: str, summary: BinarizeSummary) -> IntTensor:
+        self.bar.update()
+        return self.binarizer.binarize_line(line, summary)
+
+
+def binarize(
+    text: Path, prefix: Path, dictionary: Dictionary, processor: SentencePieceProcessor | None, workers: int, lines: int
+) -> tuple[np.ndarray, int]:
+    """Write ``prefix.bin`` and ``prefix.idx`` from a text, byte for byte as fairseq-preprocess would.
+
+    Args:
+        text: file of ``lines`` LF-ended lines; a blank one is a line too.
+        processor: encodes the lines; None: they are words between spaces.
+
+    Returns:
+        tokens of each line, its end included, and how many of all were not in the dictionary.
+    """
+    binarizer = VocabularyDatasetBinarizer(dictionary)
+    if processor is not None:
+        binarizer = SentencePieceBinarizer(processor, dictionary)
+    with tqdm(total=lines, desc=f"binarise {prefix.name}", unit=" lines", unit_scale=True, disable=None) as bar:
+        summary = FileBinarizer.multiprocess_dataset(
+            str(text),
+            "mmap",
+            # A bar cannot follow other processes.
+            _WithProgress(binarizer, bar) if workers == 1 else binarizer,
+            str(prefix),
+            vocab_size=len(dictionary),
+            num_workers=workers,
+        )
+    # Named, because the sizes are a view of a file that is unmapped with the dataset.
+    written = MMapIndexedDataset(str(prefix))
+    sizes = written.sizes.astype(np.int64)
+    # fairseq cuts a text for its workers at file positions that Python does not promise to be exact.
+    if len(sizes) != lines or sizes.sum() != summary.num_tok:
+        raise InputError(f"{prefix.name}: {lines} lines became {len(sizes)} in fairseq; give --workers 1")
+    return sizes, summary.num_replaced

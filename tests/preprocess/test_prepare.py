@@ -1,0 +1,240 @@
+"""Raw text → data folder: every count and every offset against the binarised tokens."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fairseq.data import Dictionary
+from preparing import TRAIN, VALID, documents_of, lines_of, refused, run, stats, write
+from sentencepiece import SentencePieceProcessor
+
+ROOT = Path(__file__).resolve().parents[2]
+WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_counts_and_ids_at_word_level(tmp_path: Path) -> None:
+    run(write(tmp_path / "raw", train=TRAIN, valid=VALID + "unseen words\n", test=VALID), tmp_path / "out")
+    found = stats(tmp_path / "out")
+    assert found["level"] == "word" and found["documents_rule"] is None
+    assert found["splits"]["train"] == {
+        "documents": 1,
+        "lines": 3,
+        "words": 16,
+        "bytes": len(TRAIN.encode()),
+        "tokens": 16,
+        "unknown": 0,
+    }
+    assert found["splits"]["valid"]["unknown"] == 2
+    assert found["dictionary"]["types"] == len({*TRAIN.split(), "</s>"})
+    dictionary = Dictionary.load(str(tmp_path / "out" / "dict.txt"))
+    assert found["dictionary"]["size"] == len(dictionary)
+    train = lines_of(tmp_path / "out", "train")
+    assert train[1] == [dictionary.eos()]
+    assert train[2][2] == dictionary.unk()
+    assert [dictionary[token] for token in train[0]] == ["the", "cat", "sat", "on", "the", "mat", ".", "</s>"]
+    assert lines_of(tmp_path / "out", "valid")[1] == [dictionary.unk(), dictionary.unk(), dictionary.eos()]
+
+
+def test_the_same_as_fairseq_preprocess_with_any_number_of_workers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    words = np.array(["a", "bé", "日本", "<unk>", "\n", "\n \n", "d😀"])
+    raw = write(tmp_path / "raw", train=" ".join(rng.choice(words, 5000)) + "\n", valid="a a\n")
+    run(raw, tmp_path / "one")
+    run(raw, tmp_path / "three", "--workers", 3)
+    from fairseq_cli import preprocess
+
+    parser = preprocess.options.get_preprocessing_parser()
+    pairs = ["--trainpref", raw / "train.txt", "--validpref", raw / "valid.txt", "--destdir", tmp_path / "fairseq"]
+    preprocess.main(parser.parse_args(["--only-source", *map(str, pairs)]))
+    for name in ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"):
+        expected = (tmp_path / "fairseq" / name).read_bytes()
+        assert (tmp_path / "one" / name).read_bytes() == expected
+        assert (tmp_path / "three" / name).read_bytes() == expected
+
+
+def test_vocab_size_keeps_the_most_frequent_words(tmp_path: Path) -> None:
+    run(write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out", "--vocab-size", 6)
+    symbols = Dictionary.load(str(tmp_path / "out" / "dict.txt")).symbols
+    assert symbols[:6] == ["<s>", "<pad>", "</s>", "<unk>", "the", "cat"]
+    assert stats(tmp_path / "out")["dictionary"]["types"] == 4
+
+
+def test_only_lf_ends_a_line_and_crlf_becomes_lf(tmp_path: Path) -> None:
+    train = "\ufeffa\r\nb\nc\u2028d\x85e\x0cf\rg\r\n\r\nh".encode()
+    run(write(tmp_path / "raw", train=train, valid="a"), tmp_path / "out")
+    assert documents_of(tmp_path / "out", "train") == ["a\nb\nc d e f g\n\nh\n"]
+    assert stats(tmp_path / "out")["splits"]["train"]["bytes"] == len("a\nb\nc\u2028d\x85e\x0cf g\n\nh\n".encode())
+    assert stats(tmp_path / "out")["splits"]["valid"] == {
+        "documents": 1,
+        "lines": 1,
+        "words": 2,
+        "bytes": 2,
+        "tokens": 2,
+        "unknown": 0,
+    }
+
+
+def test_a_dictionary_can_be_used_again(tmp_path: Path) -> None:
+    run(write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out")
+    other = write(tmp_path / "other", train="the bird sat\n", valid="sat\n")
+    run(other, tmp_path / "more", "--dict", tmp_path / "out" / "dict.txt")
+    assert stats(tmp_path / "more")["dictionary"] == stats(tmp_path / "out")["dictionary"]
+    assert stats(tmp_path / "more")["splits"]["train"]["unknown"] == 1
+
+
+def test_a_word_that_fairseq_reserves_is_refused(tmp_path: Path) -> None:
+    refused("has the word <pad>", write(tmp_path / "raw", train="a <pad> b\n", valid="a\n"), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WIKITEXT_2.is_dir(), reason="../shared/data/wikitext-2 is not there")
+def test_wikitext_2_has_its_published_counts(tmp_path: Path) -> None:
+    run(WIKITEXT_2, tmp_path / "out", "--documents", "wikitext")
+    found = stats(tmp_path / "out")
+    assert [found["splits"][split]["tokens"] for split in ("train", "valid", "test")] == [2_088_628, 217_646, 245_569]
+    assert [found["splits"][split]["words"] for split in ("train", "valid", "test")] == [2_088_628, 217_646, 245_569]
+    assert [found["splits"][split]["documents"] for split in ("train", "valid", "test")] == [600, 60, 60]
+    assert found["dictionary"]["types"] == 33_278
+    assert all(split["unknown"] == 0 for split in found["splits"].values())
+
+
+# ---- documents ------------------------------------------------------------------------------------------------------
+
+
+def test_wikitext_articles(tmp_path: Path) -> None:
+    articles = [
+        " \n = First = \n \n text = \n \n = = Section = = \n \n = not a title = \n = 1 = 1 = \n \n",
+        " = Second = = \n \n",  # not a title either: one "=" before, two behind
+        " = Third title = \n \n end \n",
+    ]
+    raw = write(tmp_path / "raw", train="".join(articles), valid="text\n\n = First = \n\n = Third = \n")
+    run(raw, tmp_path / "out", "--documents", "wikitext")
+    first, third = documents_of(tmp_path / "out", "train")
+    assert first.startswith("\n= First =\n\ntext =\n") and first.endswith("= Second = =\n\n")
+    assert third == "= Third title =\n\nend\n"
+    assert documents_of(tmp_path / "out", "valid") == ["text\n\n", "= First =\n\n", "= Third =\n"]
+
+
+def test_documents_between_blank_lines(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", train="\n \na\nb\n\n\nc\n \t \nd e\n\n", valid="a")
+    run(raw, tmp_path / "out", "--documents", "blank-line")
+    assert documents_of(tmp_path / "out", "train") == ["\n\na\nb\n\n\n", "c\n\n", "d e\n\n"]
+    assert documents_of(tmp_path / "out", "valid") == ["a\n"]
+    # The offsets move no token.
+    run(raw, tmp_path / "without")
+    assert (tmp_path / "out" / "train.bin").read_bytes() == (tmp_path / "without" / "train.bin").read_bytes()
+    assert np.load(tmp_path / "without" / "train.documents.npy").tolist() == [0]
+
+
+def test_a_document_in_each_file(tmp_path: Path) -> None:
+    train = {"0": "", "b.md": "b\n\nb", "a.md": "\na\n", "c": "", "d": "d\r\n", "e": "", ".hidden": b"\xff"}
+    run(write(tmp_path / "raw", train=train, valid={"a": "a"}), tmp_path / "out", "--documents", "file")
+    assert documents_of(tmp_path / "out", "train") == ["\na\n", "b\n\nb\n", "d\n"]
+
+
+def test_rules_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
+    refused("no line ' = Title = '", raw, tmp_path / "out", "--documents", "wikitext")
+    refused("needs folders, train is the file", raw, tmp_path / "out", "--documents", "file")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+# ---- sentencepiece --------------------------------------------------------------------------------------------------
+
+WORDS = ["".join(syllables) for syllables in product(["me", "mo", "ry", "in", "fi", "ni", "te", "ba"], repeat=3)]
+ODD = [
+    " ",
+    "  two  spaces ",
+    "½ … ﬁ\ttab",
+    "日本 😀",
+    "a <unk> b<unk>",
+    "<s> </s> <pad> <0x41>",
+    "nul \0",
+    "x\u2028",
+    "",
+]
+
+
+def prose(seed: int, lines: int = 300) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, 8)) + " ." for _ in range(lines)]
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_pieces_decode_to_the_text(tmp_path: Path, model_type: str) -> None:
+    train, valid = [*prose(1), *ODD], [*prose(2, 5), *ODD, "the end"]
+    raw = write(tmp_path / "raw", train="\n".join(train) + "\n", valid="\n".join(valid) + "\n")
+    options = ("--vocab-size", 320, "--documents", "blank-line", "--model-type", model_type)
+    run(raw, tmp_path / "out", *options, level="sentencepiece")
+    processor = SentencePieceProcessor(model_file=str(tmp_path / "out" / "sentencepiece.model"))
+    dictionary = Dictionary.load(str(tmp_path / "out" / "dict.txt"))
+    assert dictionary.symbols == [processor.id_to_piece(number) for number in range(320)]
+    for split, text in (("train", train), ("valid", valid)):
+        lines = lines_of(tmp_path / "out", split)
+        assert all(line[-1] == dictionary.eos() for line in lines)
+        assert [processor.decode(line[:-1]) for line in lines] == text
+        counts = stats(tmp_path / "out")["splits"][split]
+        assert counts["tokens"] == sum(map(len, lines))
+        assert counts["words"] == sum(len(line.split()) + 1 for line in text)
+        assert counts["bytes"] == len("\n".join(text).encode()) + 1
+        assert counts["unknown"] == 0
+    assert sum(token == dictionary.unk() for line in lines for token in line) == 2
+    offsets = np.load(tmp_path / "out" / "valid.documents.npy")
+    # A line of spaces is blank, though it has tokens.
+    starts = [sum(map(len, lines[: valid.index(line)])) for line in ("  two  spaces ", "the end")]
+    assert offsets.tolist() == [0, *starts]
+
+    run(raw, tmp_path / "again", *options, "--workers", 2, level="sentencepiece")
+    for file in (tmp_path / "out").iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_model_can_be_used_again(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", train="\n".join(prose(1)), valid="\n".join(prose(2, 5)))
+    run(raw, tmp_path / "out", "--vocab-size", 300, level="sentencepiece")
+    model, dictionary = tmp_path / "out" / "sentencepiece.model", tmp_path / "out" / "dict.txt"
+    other = write(tmp_path / "other", train="other text\n", valid="more\n")
+    for name, options in (("a", ()), ("b", ("--dict", dictionary))):
+        run(other, tmp_path / name, "--sentencepiece-model", model, *options, level="sentencepiece")
+        assert (tmp_path / name / "dict.txt").read_bytes() == dictionary.read_bytes()
+        assert (tmp_path / name / "sentencepiece.model").read_bytes() == model.read_bytes()
+        processor = SentencePieceProcessor(model_file=str(model))
+        assert processor.decode(lines_of(tmp_path / name, "train")[0][:-1]) == "other text"
+
+    # A dictionary of other ids, which lacks some pieces: what it lacks is <unk>, and counted.
+    symbols = dictionary.read_text().splitlines()
+    (tmp_path / "few.txt").write_text("\n".join(line for line in symbols[::-1] if not line.startswith("t ")) + "\n")
+    options = ("--sentencepiece-model", model, "--dict", tmp_path / "few.txt")
+    run(write(tmp_path / "t", train="ttt\n", valid="a\n"), tmp_path / "c", *options, level="sentencepiece")
+    assert stats(tmp_path / "c")["splits"]["train"]["unknown"] == 3
+
+    (tmp_path / "none.txt").write_text("word 1\n")
+    options = ("--sentencepiece-model", model, "--dict", tmp_path / "none.txt")
+    refused("lacks 29. of the 300 pieces", other, tmp_path / "d", *options, level="sentencepiece")
+
+
+def test_a_vocabulary_that_does_not_fit_the_text_is_refused(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", train="\n".join(prose(1)), valid=VALID)
+    refused("too large .* at most [0-9]+", raw, tmp_path / "out", "--vocab-size", 5000, level="sentencepiece")
+    refused("too small .* at least [0-9]+", raw, tmp_path / "out", "--vocab-size", 100, level="sentencepiece")
+    assert not (tmp_path / "out").exists()
+    # The text need not be read again for another size.
+    run(raw, tmp_path / "out", "--vocab-size", 300, "--stage", 2, level="sentencepiece")
+
+
+@pytest.mark.parametrize("level", ["word", "sentencepiece"])
+def test_long_lines(tmp_path: Path, level: str) -> None:
+    train = " ".join(prose(1, 30_000)) + "\n" + "x" * 1_000_000 + "\n"
+    options = ("--vocab-size", 340) if level == "sentencepiece" else ()
+    run(write(tmp_path / "raw", train=train, valid=VALID), tmp_path / "out", *options, level=level)
+    counts = stats(tmp_path / "out")["splits"]["train"]
+    assert (counts["lines"], counts["words"], counts["bytes"]) == (2, len(train.split()) + 2, len(train))
+    if level == "sentencepiece":
+        processor = SentencePieceProcessor(model_file=str(tmp_path / "out" / "sentencepiece.model"))
+        line = lines_of(tmp_path / "out", "train")[0]
+        assert processor.decode(line[:-1]) + "\n" == train[: train.index("\n") + 1]
+        # The model has learned from it: 256 of its pieces are bytes, yet a piece covers two characters on average.
+        assert len(line) < 0.6 * train.index("\n")
