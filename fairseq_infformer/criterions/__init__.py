@@ -1,0 +1,1 @@
+from . import ltm_cross_entropy  # noqa: F401

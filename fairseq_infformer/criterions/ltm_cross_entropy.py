@@ -1,0 +1,121 @@
+"""Cross-entropy with the regulariser of continuous attention's widths."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.utils import get_perplexity
+from omegaconf import II
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairseq_infformer.errors import InputError
+
+
+@dataclass
+class LtmCrossEntropyConfig(FairseqDataclass):
+    ltm_kl_weight: float = field(
+        default=1e-6,
+        metadata={"help": "weight of the KL term, a mean over layers, heads and scored queries; 1e-6 is the paper's"},
+    )
+    ltm_kl_sigma: float = field(default=0.05, metadata={"help": "σ₀, the width that the KL term pulls σ towards"})
+    distributed_world_size: int = II("distributed_training.distributed_world_size")
+    ddp_backend: str = II("distributed_training.ddp_backend")
+
+
+@register_criterion("ltm_cross_entropy", dataclass=LtmCrossEntropyConfig)
+class LtmCrossEntropy(FairseqCriterion):
+    """``cross-entropy + weight · mean KL(N(μ, σ²) ‖ N(μ, σ₀²))``, for plain and adaptive softmax.
+
+    Logged: ``loss`` (both terms), ``nll_loss`` and ``ppl`` (cross-entropy alone), ``kl``, and mean and standard
+    deviation over layers, heads and scored queries of μ and σ of the long-term attention (``ltm_mu``,
+    ``ltm_mu_std``, ``ltm_sigma``, ``ltm_sigma_std``). ``loss`` and ``nll_loss`` are in bits a token, ``kl`` in nats.
+    """
+
+    def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float) -> None:
+        super().__init__(task)
+        self.kl_weight, self.kl_sigma = ltm_kl_weight, ltm_kl_sigma
+
+    @classmethod
+    def build_criterion(cls, cfg: LtmCrossEntropyConfig, task: Any) -> "LtmCrossEntropy":
+        if cfg.ltm_kl_weight < 0:
+            raise InputError(f"--ltm-kl-weight must be 0 or more, got {cfg.ltm_kl_weight}")
+        if cfg.ltm_kl_sigma <= 0:
+            raise InputError(f"--ltm-kl-sigma must be positive, got {cfg.ltm_kl_sigma}")
+        return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma)
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss of one segment of each stream, summed over its targets.
+
+        Returns:
+            the loss, the number of targets to divide it by, and what to log, all of it sums.
+        """
+        net_output = model(**sample["net_input"])
+        target = sample["target"]
+        ntokens = sample["ntokens"]
+        nll = self._cross_entropy(model, net_output, target)
+        log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
+        loss = nll
+        densities = net_output[1]["densities"]
+        if densities:
+            kl = self._divergence(densities, target.ne(self.padding_idx), log)
+            loss = nll + self.kl_weight * kl * ntokens
+        log["loss"] = loss.detach()
+        return loss, ntokens, log
+
+    def _cross_entropy(self, model: Any, net_output: tuple, target: Tensor) -> Tensor:
+        adaptive = getattr(model.decoder, "adaptive_softmax", None)
+        if adaptive is None:
+            logits = net_output[0].flatten(0, 1)
+            return F.cross_entropy(logits.float(), target.flatten(), ignore_index=self.padding_idx, reduction="sum")
+        bands, targets = adaptive(net_output[0], target.flatten())
+        loss = net_output[0].new_zeros(())
+        for logits, wanted in zip(bands, targets):
+            if wanted is not None:
+                loss = loss + F.cross_entropy(logits.float(), wanted, ignore_index=self.padding_idx, reduction="sum")
+        return loss
+
+    def _divergence(self, densities: list[Any], scored: Tensor, log: dict[str, Any]) -> Tensor:
+        """Mean KL over layers, heads and scored queries; notes the sums that are logged."""
+        scored = scored[:, None]  # (B, 1, T), for (B, H, T)
+        count = len(densities) * densities[0].mean.shape[1] * scored.sum()
+        total, sums = 0.0, torch.zeros(4, device=scored.device, dtype=torch.float32)
+        for density in densities:
+            variance = density.variance
+            ratio = variance / self.kl_sigma**2
+            # The clamp keeps the paper's form, which has no floor on σ, from log(0).
+            kl = 0.5 * (ratio - ratio.clamp_min(1e-12).log() - 1)
+            total = total + (kl * scored).sum()
+            with torch.no_grad():
+                mean, sigma = density.mean * scored, variance.sqrt() * scored
+                sums += torch.stack([mean.sum(), mean.square().sum(), sigma.sum(), sigma.square().sum()])
+        log.update(zip(("mu", "mu_square", "sigma", "sigma_square"), sums), kl_sum=total.detach(), ltm_count=count)
+        return total / count.clamp_min(1)
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate what ``forward`` logged over ranks and steps."""
+
+        def total(key: str) -> float:
+            return float(sum(log.get(key, 0) for log in logging_outputs))
+
+        ntokens = total("ntokens")
+        metrics.log_scalar("loss", total("loss") / ntokens / math.log(2), ntokens, round=3)
+        metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / math.log(2), ntokens, round=3)
+        metrics.log_derived("ppl", lambda meters: get_perplexity(meters["nll_loss"].avg))
+        count = total("ltm_count")
+        if count:
+            metrics.log_scalar("kl", total("kl_sum") / count, count, round=3)
+            for name in ("mu", "sigma"):
+                mean = total(name) / count
+                spread = math.sqrt(max(0.0, total(f"{name}_square") / count - mean**2))
+                metrics.log_scalar(f"ltm_{name}", mean, count, round=3)
+                metrics.log_scalar(f"ltm_{name}_std", spread, count, round=3)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

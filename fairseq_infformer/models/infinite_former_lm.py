@@ -1,0 +1,395 @@
+"""The ∞-former language model for fairseq: configuration, decoder, model and named architectures."""
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import (
+    FairseqDecoder,
+    FairseqLanguageModel,
+    register_model,
+    register_model_architecture,
+)
+from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
+
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.modules import (
+    DENSITIES,
+    ContinuousAttention,
+    ContinuousLongTermMemory,
+    ContinuousMemory,
+    GaussianBasis,
+    LongTermMemory,
+)
+from fairseq_infformer.modules.continuous_memory import CONTRACTIONS
+from fairseq_infformer.modules.decoder_layer import ACTIVATIONS, InfiniteFormerLayer, LayerState, attention_mask
+
+
+@dataclass
+class InfiniteFormerConfig(FairseqDataclass):
+    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the hidden states"})
+    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the feed-forward networks"})
+    decoder_layers: int = field(default=6, metadata={"help": "number of layers"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "number of attention heads"})
+    activation_fn: ChoiceEnum(list(ACTIVATIONS)) = field(default="relu", metadata={"help": "feed-forward activation"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and sublayer outputs"})
+    attention_dropout: float = field(default=0.0, metadata={"help": "dropout on attention weights"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the feed-forward networks"})
+    untie_embeddings: bool = field(
+        default=False, metadata={"help": "give the output layer weights of its own instead of the input embedding's"}
+    )
+    adaptive_input: bool = field(default=False, metadata={"help": "embed rare words with fewer dimensions"})
+    adaptive_input_cutoff: Optional[str] = field(
+        default=None,
+        metadata={"help": "where the bands of the adaptive input start, e.g. 20000,60000 (default: the softmax's)"},
+    )
+    adaptive_input_factor: float = field(default=4, metadata={"help": "each band is this much narrower"})
+    adaptive_softmax_cutoff: Optional[str] = field(
+        default=None, metadata={"help": "use the adaptive softmax, with bands that start at, e.g., 20000,60000"}
+    )
+    adaptive_softmax_factor: float = field(default=4, metadata={"help": "each band is this much narrower"})
+    adaptive_softmax_dropout: float = field(default=0, metadata={"help": "dropout in the adaptive softmax's bands"})
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "save memory: recompute each layer's activations in the backward pass"}
+    )
+    stm_length: int = field(
+        default=512, metadata={"help": "short-term memory: past hidden states each layer attends to; 0 for none"}
+    )
+    long_term_memory: ChoiceEnum(["continuous", "none"]) = field(
+        default="continuous", metadata={"help": "the ∞-former's memory, or none: a Transformer-XL"}
+    )
+    ltm_layers: str = field(
+        default="all", metadata={"help": "layers with a long-term memory: all, or numbers from 0, e.g. 2,3"}
+    )
+    ltm_basis: int = field(default=512, metadata={"help": "N, number of basis functions"})
+    ltm_widths: str = field(default="0.01,0.05", metadata={"help": "widths of the basis functions on [0, 1]"})
+    ltm_samples: int = field(default=512, metadata={"help": "M, samples of the old signal that an update refits"})
+    ltm_ridge: float = field(default=1.0, metadata={"help": "λ, penalty of the ridge regression"})
+    ltm_contraction: ChoiceEnum(list(CONTRACTIONS)) = field(
+        default="proportional",
+        metadata={"help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share"},
+    )
+    ltm_tau: float = field(default=0.75, metadata={"help": "τ of the fixed contraction"})
+    ltm_sampling: ChoiceEnum(["uniform"]) = field(
+        default="uniform", metadata={"help": "how the samples of the old signal are chosen"}
+    )
+    ltm_density: ChoiceEnum(list(DENSITIES)) = field(
+        default="renormalized-gaussian", metadata={"help": "what a query lays over the memory; gaussian is the paper's"}
+    )
+    ltm_min_sigma: float = field(
+        default=-1, metadata={"help": "floor of the density's σ; -1: the narrowest width; 0: none, the paper's form"}
+    )
+    ltm_flat_start: bool = field(
+        default=False,
+        metadata={"help": "start all heads with the paper's flat read instead of heads that tile the memory"},
+    )
+    ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
+        default="none",
+        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of another row"},
+    )
+
+
+class MemorySlot(NamedTuple):
+    """The memory of all layers around one segment: what it was before and what it is after."""
+
+    segment: int
+    before: tuple[LayerState, ...]
+    after: tuple[LayerState, ...]
+
+
+class InfiniteFormerDecoder(FairseqDecoder):
+    """Embeds a segment, passes it through the layers, and keeps their memory for the next one.
+
+    The memory of training and that of evaluation are kept apart. They are committed once per segment: a forward
+    pass that comes with the number of the segment it has just seen starts from the memory before it.
+    """
+
+    def __init__(
+        self,
+        cfg: InfiniteFormerConfig,
+        dictionary: Dictionary,
+        embed_tokens: nn.Module,
+        layers: list[InfiniteFormerLayer],
+    ) -> None:
+        super().__init__(dictionary)
+        self.cfg = cfg
+        self.embed_tokens = embed_tokens
+        self.embed_scale = 1.0 if cfg.adaptive_input else cfg.decoder_embed_dim**0.5
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = nn.LayerNorm(cfg.decoder_embed_dim)
+        self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
+        self.output_projection: Optional[nn.Linear] = None
+        if cfg.adaptive_softmax_cutoff is not None:
+            tied = cfg.adaptive_input and not cfg.untie_embeddings
+            self.adaptive_softmax = AdaptiveSoftmax(
+                len(dictionary),
+                cfg.decoder_embed_dim,
+                _bands(cfg.adaptive_softmax_cutoff, len(dictionary), "--adaptive-softmax-cutoff"),
+                cfg.adaptive_softmax_dropout,
+                cfg.adaptive_softmax_factor,
+                embed_tokens if tied else None,
+                tie_proj=tied,
+            )
+        else:
+            self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
+            if cfg.untie_embeddings:
+                nn.init.normal_(self.output_projection.weight, std=cfg.decoder_embed_dim**-0.5)
+            else:
+                self.output_projection.weight = embed_tokens.weight
+        self.slots: dict[bool, MemorySlot] = {}  # by self.training
+        # A checkpoint used with another dictionary of the same size would be scored without a word.
+        words = "\n".join(dictionary.symbols).encode()
+        self.register_buffer("dictionary_checksum", torch.tensor(zlib.crc32(words), dtype=torch.int64))
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        segment: Optional[int] = None,
+        lengths: Optional[np.ndarray] = None,
+        reset: Optional[np.ndarray] = None,
+        **unused: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Score one segment of each stream.
+
+        Args:
+            src_tokens: (B, T). src_lengths: not used.
+            segment: the segment's number in its stream; the memory goes on from the segment before.
+            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left.
+            reset: (B,) bool, on the host: the rows that start with an empty memory.
+
+        Returns:
+            logits (B, T, V), or features (B, T, C) under the adaptive softmax, and a dict: ``attn`` (None) and
+            ``densities``, what each layer's long-term memory says of its read.
+        """
+        if segment is None or lengths is None or reset is None:
+            raise InputError(
+                "the batch carries no stream information, so its memory cannot be right: give "
+                "--task streaming_language_modeling"
+            )
+        features, densities = self.extract_features(src_tokens, segment, lengths, reset)
+        if self.output_projection is not None:
+            features = self.output_projection(features)
+        return features, {"attn": None, "densities": densities}
+
+    def extract_features(
+        self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray
+    ) -> tuple[Tensor, list[Any]]:
+        """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
+        in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
+        x = F.dropout(self.embed_tokens(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
+        before = self._memory_before(segment, empty, x)
+        after, densities, mask = [], [], None
+        for layer, state in zip(self.layers, before):
+            state = self._ablate(layer.advance(state, empty))
+            if mask is None:  # all layers have seen the same text
+                mask = attention_mask(state.recent, x.shape[1])
+            if self.cfg.checkpoint_activations and torch.is_grad_enabled():
+                x, state = checkpoint(layer, x, in_row, state, mask, use_reentrant=False)
+            else:
+                x, state = layer(x, in_row, state, mask)
+            densities += [state.looked] if state.looked is not None else []
+            after.append(state)
+        self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, tuple(after)))
+        return self.final_norm(x), densities
+
+    def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
+        slot = self.slots.get(self.training)
+        if slot is None or bool(reset.all()):
+            return tuple(layer.initial_state(x) for layer in self.layers)
+        states = slot.before if slot.segment == segment else slot.after
+        rows = states[0].recent.hidden.shape[0]
+        if rows != x.shape[0]:
+            raise InputError(
+                f"the memory has {rows} rows and the batch {x.shape[0]}: a stream cannot go on with another batch size"
+            )
+        return states
+
+    def _ablate(self, state: LayerState) -> LayerState:
+        if self.cfg.ltm_ablation == "zero":
+            return state._replace(long_term=None)
+        if self.cfg.ltm_ablation == "swap" and state.long_term is not None:
+            rows = state.recent.hidden.shape[0]
+            return state._replace(long_term=state.long_term.reorder(torch.arange(rows).roll(1)))
+        return state
+
+    def max_positions(self) -> int:
+        """A segment may have any length: positions are relative."""
+        return 2**31 - 1
+
+
+@register_model("infinite_former_lm", dataclass=InfiniteFormerConfig)
+class InfiniteFormerLM(FairseqLanguageModel):
+    """∞-former language model; with ``--long-term-memory none`` a Transformer-XL."""
+
+    @classmethod
+    def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
+        """Build the model for ``task.source_dictionary``; InputError names a setting that cannot be."""
+        try:
+            return cls(build_decoder(cfg, task.source_dictionary))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        saved = state_dict.get("decoder.dictionary_checksum")
+        if saved is not None and int(saved) != int(self.decoder.dictionary_checksum):
+            raise InputError(
+                f"the data's dict.txt ({len(self.decoder.dictionary)} types) is not the one that the checkpoint was "
+                "trained with; binarise the data with the training corpus' dictionary (prepare.sh --dict)"
+            )
+        try:
+            return super().load_state_dict(state_dict, strict, model_cfg, args)
+        except ValueError as error:  # the basis differs
+            raise InputError(str(error)) from error
+
+
+def _numbers(text: str, kind: type, option: str) -> list:
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} takes numbers with commas between, got {text!r}") from None
+
+
+def _bands(text: str, num_types: int, option: str) -> list[int]:
+    cutoffs = _numbers(text, int, option)
+    if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, num_types])):
+        raise InputError(f"{option} must rise and stay below the {num_types} types of the dictionary, got {text}")
+    return cutoffs
+
+
+def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> InfiniteFormerDecoder:
+    """The decoder that ``cfg`` describes."""
+    if cfg.stm_length < 0:
+        raise InputError(f"--stm-length must be 0 or more, got {cfg.stm_length}")
+    if cfg.adaptive_input:
+        cutoff = cfg.adaptive_input_cutoff or cfg.adaptive_softmax_cutoff
+        if cutoff is None:
+            raise InputError("--adaptive-input needs --adaptive-input-cutoff or --adaptive-softmax-cutoff")
+        if not cfg.untie_embeddings and cutoff != cfg.adaptive_softmax_cutoff:
+            raise InputError(
+                f"tied adaptive input and softmax need the same bands, got {cutoff} and {cfg.adaptive_softmax_cutoff}: "
+                "drop --adaptive-input-cutoff or give --untie-embeddings"
+            )
+        embed_tokens = AdaptiveInput(
+            len(dictionary),
+            dictionary.pad(),
+            cfg.decoder_embed_dim,
+            cfg.adaptive_input_factor,
+            cfg.decoder_embed_dim,
+            _bands(cutoff, len(dictionary), "--adaptive-input-cutoff"),
+        )
+    else:
+        embed_tokens = nn.Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad())
+        nn.init.normal_(embed_tokens.weight, std=cfg.decoder_embed_dim**-0.5)
+        nn.init.zeros_(embed_tokens.weight[dictionary.pad()])
+    remembering = _layers_with_memory(cfg)
+    layers = [
+        InfiniteFormerLayer(
+            cfg.decoder_embed_dim,
+            cfg.decoder_attention_heads,
+            cfg.decoder_ffn_embed_dim,
+            cfg.stm_length,
+            build_long_term_memory(cfg) if number in remembering else None,
+            cfg.dropout,
+            cfg.attention_dropout,
+            cfg.activation_dropout,
+            str(cfg.activation_fn),
+        )
+        for number in range(cfg.decoder_layers)
+    ]
+    return InfiniteFormerDecoder(cfg, dictionary, embed_tokens, layers)
+
+
+def _layers_with_memory(cfg: InfiniteFormerConfig) -> set[int]:
+    if str(cfg.long_term_memory) == "none":
+        return set()
+    if cfg.ltm_layers == "all":
+        return set(range(cfg.decoder_layers))
+    chosen = set(_numbers(cfg.ltm_layers, int, "--ltm-layers"))
+    if not chosen <= set(range(cfg.decoder_layers)):
+        raise InputError(f"--ltm-layers must lie in 0..{cfg.decoder_layers - 1}, got {cfg.ltm_layers}")
+    return chosen
+
+
+def build_long_term_memory(cfg: InfiniteFormerConfig) -> LongTermMemory:
+    """One layer's long-term memory."""
+    basis = GaussianBasis(cfg.ltm_basis, _numbers(cfg.ltm_widths, float, "--ltm-widths"))
+    memory = ContinuousMemory(
+        basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)
+    )
+    attention = ContinuousAttention(
+        cfg.decoder_embed_dim,
+        cfg.decoder_attention_heads,
+        basis,
+        str(cfg.ltm_density),
+        min_width=None if cfg.ltm_min_sigma < 0 else cfg.ltm_min_sigma,
+        head_start=not cfg.ltm_flat_start,
+    )
+    return ContinuousLongTermMemory(memory, attention)
+
+
+def _set_defaults(args: Any, **defaults: Any) -> None:
+    # fairseq leaves a model's option out of args unless the user gave it.
+    for name, value in defaults.items():
+        setattr(args, name, getattr(args, name, value))
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_lm_tiny")
+def infinite_former_lm_tiny(args: Any) -> None:
+    """Two layers that train in minutes on two CPU cores: the quickstart's."""
+    _set_defaults(
+        args,
+        decoder_embed_dim=128,
+        decoder_ffn_embed_dim=256,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        dropout=0.0,
+        stm_length=16,
+        ltm_basis=64,
+        ltm_samples=64,
+    )
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_lm_sort")
+def infinite_former_lm_sort(args: Any) -> None:
+    """The paper's sorting model (section 4.1)."""
+    _set_defaults(
+        args,
+        decoder_embed_dim=300,
+        decoder_ffn_embed_dim=300,
+        decoder_layers=3,
+        decoder_attention_heads=6,
+        dropout=0.1,
+        stm_length=1024,
+        ltm_basis=512,
+        ltm_samples=512,
+    )
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_lm_wt103")
+def infinite_former_lm_wt103(args: Any) -> None:
+    """The paper's WikiText-103 model trained from scratch (section 4.2), with adaptive input and softmax."""
+    _set_defaults(
+        args,
+        decoder_embed_dim=410,
+        decoder_ffn_embed_dim=2100,
+        decoder_layers=16,
+        decoder_attention_heads=10,
+        dropout=0.1,
+        adaptive_input=True,
+        adaptive_softmax_cutoff="20000,40000,200000",
+        stm_length=150,
+        ltm_basis=150,
+        ltm_samples=150,
+        ltm_tau=0.5,
+    )

@@ -1,0 +1,229 @@
+"""Language modelling over streams: text in its own order, so that a memory can span it."""
+
+import filecmp
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from fairseq.data import ConcatDataset, Dictionary, data_utils, iterators
+from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.utils import split_paths
+from omegaconf import II, MISSING
+
+from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
+from fairseq_infformer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class StreamingLanguageModelingConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "directory made by prepare.sh or fairseq-preprocess; several, joined by ':', take turns"},
+    )
+    tokens_per_sample: int = field(default=512, metadata={"help": "tokens of each stream in one segment"})
+    document_boundaries: ChoiceEnum(["ignore", "reset"]) = field(
+        default="ignore",
+        metadata={"help": "reset: attention and memories end where a document ends; ignore: the text is one stream"},
+    )
+    batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+
+
+@register_task("streaming_language_modeling", dataclass=StreamingLanguageModelingConfig)
+class StreamingLanguageModelingTask(FairseqTask):
+    """Reads a corpus as ``--batch-size`` × ranks streams of consecutive segments, the same for every model.
+
+    Every token is a target exactly once an epoch, in training and in evaluation. Batches come in order; the sample
+    says which rows start with an empty memory.
+    """
+
+    cfg: StreamingLanguageModelingConfig
+
+    def __init__(self, cfg: StreamingLanguageModelingConfig, dictionary: Dictionary) -> None:
+        super().__init__(cfg)
+        self.dictionary = dictionary
+
+    @classmethod
+    def setup_task(cls, cfg: StreamingLanguageModelingConfig, **kwargs: Any) -> "StreamingLanguageModelingTask":
+        """Load the dictionary and check the settings; InputError names what is wrong with them."""
+        if cfg.tokens_per_sample <= 0:
+            raise InputError(
+                f"--tokens-per-sample must be positive, got {cfg.tokens_per_sample} (fairseq-eval-lm subtracts "
+                "--context-window from it, which a memory does not need: leave it out)"
+            )
+        paths = [Path(path) / "dict.txt" for path in split_paths(cfg.data)]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist; make the data with preprocess/prepare.sh")
+            if not filecmp.cmp(paths[0], path, shallow=False):
+                raise InputError(f"{path} differs from {paths[0]}: data joined by ':' needs one dictionary")
+            check_dictionary(path)
+        dictionary = Dictionary.load(str(paths[0]))
+        logger.info(f"dictionary: {len(dictionary)} types")
+        return cls(cfg, dictionary)
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        """Load a split; with ``combine``, split, split1, split2, … as one."""
+        paths = split_paths(self.cfg.data)
+        directory = Path(paths[(epoch - 1) % len(paths)])
+        lines, documents, num_tokens = [], [], 0
+        for name in names_of(split, directory) if combine else [split]:
+            part = data_utils.load_indexed_dataset(str(directory / name), self.dictionary)
+            if part is None:
+                raise InputError(
+                    f"there is no split {name!r} in {directory}; it has {', '.join(splits_in(directory)) or 'none'}"
+                )
+            self._check_types(part, directory / name)
+            lines.append(part)
+            documents.append(num_tokens + self._documents(directory / f"{name}.documents.npy", int(part.sizes.sum())))
+            num_tokens += int(part.sizes.sum())
+        if not num_tokens:
+            raise InputError(f"split {split!r} in {directory} is empty")
+        joined = lines[0] if len(lines) == 1 else ConcatDataset(lines)
+        tokens = TokenStream(joined, np.concatenate([part.sizes for part in lines]))
+        self.datasets[split] = StreamingDataset(
+            tokens,
+            np.concatenate(documents),
+            self.cfg.tokens_per_sample,
+            self.dictionary.eos(),
+            self.dictionary.pad(),
+            len(self.dictionary),
+        )
+        logger.info(
+            f"{split}: {num_tokens:,} tokens, each a target once, in {self.datasets[split].num_segments:,} segments"
+        )
+
+    def _check_types(self, part: Any, path: Path) -> None:
+        # Other formats than fairseq-preprocess's default are checked segment by segment, as they are read.
+        if isinstance(part, MMapIndexedDataset):
+            dtype = MMapIndexedDataset.Index(index_file_path(str(path))).dtype
+            largest = int(np.memmap(data_file_path(str(path)), dtype=dtype, mode="r").max(initial=0))
+            if largest >= len(self.dictionary):
+                raise InputError(
+                    f"{path}.bin holds token {largest}, dict.txt has {len(self.dictionary)} types: it belongs to "
+                    "another corpus; prepare the data again"
+                )
+
+    def _documents(self, path: Path, num_tokens: int) -> np.ndarray:
+        if self.cfg.document_boundaries == "ignore":
+            return np.zeros(1, dtype=np.int64)
+        if not path.is_file():
+            raise InputError(
+                f"{path} does not exist: --document-boundaries reset needs data prepared with --documents; "
+                "give --document-boundaries ignore to read it as one text"
+            )
+        starts = np.load(path)
+        if not (len(starts) and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
+            raise InputError(f"{path} does not fit the {num_tokens} tokens beside it; prepare the data again")
+        return starts
+
+    def get_batch_iterator(
+        self,
+        dataset: StreamingDataset,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        seed: int = 1,
+        **unused: Any,
+    ) -> iterators.EpochBatchIterator:
+        """Batches in the order of the text: ``max_sentences`` streams for each of ``num_shards`` ranks.
+
+        Nothing is shuffled, filtered or dropped, so fairseq's options for that are of no effect.
+        """
+        if max_sentences is None:
+            raise InputError("give --batch-size, the number of streams that each process reads, not --max-tokens")
+        if dataset is self.datasets.get("train") and self.cfg.batch_size_valid:
+            for other in self.datasets.values():  # rather now than after the first epoch
+                if other is not dataset:
+                    self._in_streams(other, self.cfg.batch_size_valid * num_shards)
+        streams = self._in_streams(dataset, max_sentences * num_shards)
+        return iterators.EpochBatchIterator(
+            dataset=streams,
+            collate_fn=streams.collater,
+            batch_sampler=streams.batches(num_shards),
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+            disable_shuffling=True,
+        )
+
+    def _in_streams(self, dataset: StreamingDataset, num_streams: int) -> StreamingDataset:
+        try:
+            return dataset.in_streams(num_streams)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def eval_lm_dataloader(
+        self,
+        dataset: StreamingDataset,
+        batch_size: Optional[int] = None,
+        num_shards: int = 1,
+        num_workers: int = 0,
+        data_buffer_size: int = 0,
+        context_window: int = 0,
+        **unused: Any,
+    ) -> iterators.CountingIterator:
+        """What ``fairseq-eval-lm`` scores: the whole split, in ``batch_size`` streams (default 1)."""
+        if context_window > 0:
+            raise InputError(
+                f"--context-window {context_window} does not apply: memory carries the context from segment to "
+                "segment; leave it out"
+            )
+        if num_shards > 1:
+            raise InputError(
+                f"fairseq-eval-lm prints one result a process, over part of the text ({num_shards} shards): run it in "
+                "one process"
+            )
+        return self.get_batch_iterator(
+            dataset, max_sentences=batch_size or 1, num_workers=num_workers, data_buffer_size=data_buffer_size
+        ).next_epoch_itr(shuffle=False)
+
+    def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> None:
+        raise InputError("this task scores text; fairseq-interactive and fairseq-generate are not supported")
+
+    def max_positions(self) -> None:
+        return None
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.dictionary
+
+
+def names_of(split: str, directory: Path) -> list[str]:
+    """The parts of a split that fairseq reads as one: split, split1, split2, …"""
+    parts = [split]
+    while (directory / f"{split}{len(parts)}.idx").exists():
+        parts.append(f"{split}{len(parts)}")
+    return parts
+
+
+def splits_in(directory: Path) -> list[str]:
+    """Names of the binarised splits in a directory."""
+    return sorted(path.stem for path in directory.glob("*.idx"))
+
+
+def check_dictionary(path: Path) -> None:
+    """Compare dict.txt with what prepare.sh has noted beside it; InputError if the data was made with another."""
+    stats = path.parent / "stats.json"
+    if stats.is_file():
+        noted = json.loads(stats.read_text()).get("dictionary", {}).get("sha256")
+        if noted and noted != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise InputError(f"{path} is not the dictionary that the data beside it was made with; prepare it again")

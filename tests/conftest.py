@@ -1,0 +1,34 @@
+"""Data and a trained model that several tests share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from command_line import ROOT, run, train
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory) -> Path:
+    """Binarised documents: 24 for training and one each for validation and test, of 200 words and two line ends."""
+    folder = tmp_path_factory.mktemp("documents")
+    run(
+        sys.executable, "preprocess/generate_documents.py", "--dest", folder / "raw", "--documents", 96, "--length", 200
+    )
+    prepare = ["--level", "word", "--documents", "blank-line"]
+    run(ROOT / "preprocess/prepare.sh", "--raw", folder / "raw", "--dest", folder / "data", *prepare)
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def trained(documents, tmp_path_factory) -> tuple[Path, str]:
+    """A checkpoint of a few updates at 16 tokens a segment, with its training log."""
+    save = tmp_path_factory.mktemp("trained")
+    log = train(
+        *(documents, save, "--tokens-per-sample", 16, "--document-boundaries", "reset", "--batch-size", 24),
+        *("--batch-size-valid", 4, "--max-update", 100, "--lr", "1e-2", "--log-interval", 10, "--no-epoch-checkpoints"),
+        *("--tensorboard-logdir", save / "tensorboard"),
+    ).stdout
+    return save / "checkpoint_last.pt", log

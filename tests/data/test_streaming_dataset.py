@@ -1,0 +1,94 @@
+"""Every token is a target exactly once, in order, and no row sees another document than its own."""
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
+
+EOS, PAD = 2, 1
+
+
+def corpus(num_tokens: int = 103) -> tuple[TokenStream, torch.Tensor]:
+    tokens = torch.arange(10, 10 + num_tokens)
+    sizes = np.array([1, 2, 30, 1, num_tokens - 34])
+    return TokenStream(tokens.split(sizes.tolist()), sizes), tokens
+
+
+def dataset(tokens_per_sample: int, num_streams: int, documents: list[int]) -> tuple[StreamingDataset, torch.Tensor]:
+    stream, tokens = corpus()
+    return StreamingDataset(stream, np.array(documents), tokens_per_sample, EOS, PAD, 1000, num_streams), tokens
+
+
+def batches(data: StreamingDataset, num_shards: int = 1, shard: int = 0) -> list[dict]:
+    return [data.collater([data[i] for i in batch]) for batch in data.batches(num_shards)[shard::num_shards]]
+
+
+DOCUMENTS = [[0], [0, 1, 40, 41, 60]]
+
+
+@pytest.mark.parametrize("documents", DOCUMENTS)
+@pytest.mark.parametrize("num_shards", [1, 2])
+@pytest.mark.parametrize(("rows", "tokens_per_sample"), [(1, 1), (1, 7), (3, 4), (2, 100), (2, 13), (5, 3)])
+def test_every_token_is_a_target_once(documents, num_shards, rows, tokens_per_sample):
+    if rows * num_shards > 4 and tokens_per_sample > 20:
+        pytest.skip("more streams than segments")
+    if rows * num_shards > -(-103 // tokens_per_sample) and len(documents) == 1:
+        rows = num_shards = 1
+    data, tokens = dataset(tokens_per_sample, rows * num_shards, documents)
+    targets = [b["target"][b["target"] != PAD] for r in range(num_shards) for b in batches(data, num_shards, r)]
+    assert torch.cat(targets).sort().values.equal(tokens)
+
+
+@pytest.mark.parametrize("documents", DOCUMENTS)
+def test_each_row_is_a_stretch_of_the_text(documents):
+    data, _tokens = dataset(4, 3, documents)
+    for row in range(3):
+        seen, expected_input = [], EOS
+        for number, batch in enumerate(batches(data)):
+            net_input = batch["net_input"]
+            length = net_input["lengths"][row]
+            assert net_input["segment"] == number
+            source, target = net_input["src_tokens"][row], batch["target"][row]
+            assert (source[length:] == PAD).all() and (target[length:] == PAD).all()
+            if not length:
+                continue
+            assert source[1:length].equal(target[: length - 1])
+            opens = int(target[0]) - 10 in documents
+            assert net_input["reset"][row] == (opens or number == 0)
+            if opens:
+                assert source[0] == EOS
+            elif number:
+                assert source[0] == expected_input
+            expected_input = target[length - 1]
+            seen.append(target[:length])
+        seen = torch.cat(seen)
+        assert seen.equal(torch.arange(int(seen[0]), int(seen[0]) + len(seen)))
+
+
+def test_a_segment_does_not_cross_a_document():
+    data, _ = dataset(16, 2, [0, 40])
+    for batch in batches(data):
+        for row, length in enumerate(batch["net_input"]["lengths"]):
+            target = batch["target"][row, :length] - 10
+            assert (target < 40).all() or (target >= 40).all()
+
+
+def test_ranks_have_the_rows_of_one_rank_with_a_larger_batch():
+    data, _ = dataset(4, 6, [0])
+    together = batches(data)
+    apart = zip(batches(data, 2, 0), batches(data, 2, 1))
+    for whole, (first, second) in zip(together, apart, strict=True):
+        assert whole["target"].equal(torch.cat([first["target"], second["target"]]))
+
+
+def test_more_streams_than_segments_is_refused():
+    with pytest.raises(ValueError, match=r"27 streams .* more than the 26 segments of 4 tokens"):
+        dataset(4, 27, [0])
+
+
+def test_a_token_outside_the_dictionary_is_refused():
+    stream, _ = corpus()
+    data = StreamingDataset(stream, np.array([0]), 50, EOS, PAD, 20)
+    with pytest.raises(ValueError, match="token 59, the dictionary has 20 types"):
+        data[0]

@@ -1,0 +1,253 @@
+"""What the decoder promises about its memory: nothing leaks, nothing is lost, nothing is written twice."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data import Dictionary
+
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
+
+TYPES = 40
+
+
+def dictionary(prefix: str = "w") -> Dictionary:
+    words = Dictionary()
+    for number in range(TYPES - len(words)):
+        words.add_symbol(f"{prefix}{number}")
+    return words
+
+
+def build(seed: int = 0, prefix: str = "w", **settings) -> InfiniteFormerLM:
+    torch.manual_seed(seed)
+    defaults = {
+        "decoder_embed_dim": 16,
+        "decoder_ffn_embed_dim": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "dropout": 0.0,
+        "stm_length": 3,
+        "ltm_basis": 8,
+        "ltm_widths": "0.1,0.2",
+        "ltm_samples": 16,
+    }
+    cfg = InfiniteFormerConfig(**(defaults | settings))
+    model = InfiniteFormerLM.build_model(cfg, SimpleNamespace(source_dictionary=dictionary(prefix)))
+    with torch.no_grad():  # the memory's projections start at zero or too small for a leak to show
+        for name, parameter in model.named_parameters():
+            if "mean_proj" in name or "variance_proj" in name:
+                parameter.mul_(20)
+            elif "long_term_memory.attention.out_proj" in name:
+                torch.nn.init.xavier_uniform_(parameter)
+    return model.eval()
+
+
+def run(model, tokens, segment_length, reset=None, lengths=None):
+    """Logits of a text read in segments. ``reset`` and ``lengths``: by segment number, then row."""
+    out = []
+    for number, segment in enumerate(tokens.split(segment_length, dim=1)):
+        rows, width = segment.shape
+        first = np.full(rows, number == 0)
+        out.append(
+            model(
+                segment,
+                segment=number,
+                lengths=np.array((lengths or {}).get(number, [width] * rows)),
+                reset=first | np.array((reset or {}).get(number, [False] * rows)),
+            )[0]
+        )
+    return torch.cat(out, dim=1)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(4, TYPES, (3, 24), generator=torch.Generator().manual_seed(1))
+
+
+VARIANTS = [
+    {},
+    {"long_term_memory": "none"},
+    {"stm_length": 0},
+    {"ltm_layers": "1", "ltm_contraction": "fixed"},
+    {"ltm_density": "gaussian", "ltm_min_sigma": 0.0, "ltm_flat_start": True},
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+def test_no_logit_depends_on_what_comes_later(settings, tokens):
+    model = build(**settings)
+    before = run(model, tokens, 4)
+    for place in (2, 9, 20):
+        changed = tokens.clone()
+        changed[:, place] = 4 + (changed[:, place] - 3) % (TYPES - 4)
+        after = run(model, changed, 4)
+        assert after[:, :place].equal(before[:, :place])
+        assert not after[:, place].equal(before[:, place])
+
+
+def test_what_was_read_long_ago_is_used(tokens):
+    far = 23  # short-term memory and segment see 6 tokens a layer: 12 back at most
+    changed = tokens.clone()
+    changed[:, 1] = 4 + (changed[:, 1] - 3) % (TYPES - 4)
+    for memory, differs in (("continuous", True), ("none", False)):
+        model = build(long_term_memory=memory)
+        assert (not run(model, changed, 4)[:, far].equal(run(model, tokens, 4)[:, far])) == differs
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+def test_rows_are_independent(settings, tokens):
+    model = build(**settings)
+    before = run(model, tokens, 4)
+    changed = tokens.clone()
+    changed[1] = changed[1].flip(0)
+    after = run(model, changed, 4, reset={2: [False, True, False]}, lengths={3: [4, 2, 4]})
+    # Rows with operators of their own go through another matrix product, whose rounding differs.
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after[1], before[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+def test_after_a_reset_nothing_of_the_document_before_is_seen(settings, tokens):
+    model = build(**settings)
+    whole = run(model, tokens, 4, reset={3: [True, False, True]})
+    alone = run(model, tokens[:, 12:], 4)
+    torch.testing.assert_close(whole[[0, 2], 12:], alone[[0, 2]], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(whole[1, 12:], alone[1], atol=1e-3) or settings.get("long_term_memory") == "none"
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+def test_pads_change_nothing(settings, tokens):
+    model = build(**settings)
+    lengths, reset = {1: [4, 2, 4]}, {2: [False, True, False]}
+    padded = tokens.clone()
+    padded[1, 6:8] = 1
+    assert run(model, padded, 4, reset, lengths)[[0, 2]].equal(run(model, tokens, 4, reset, lengths)[[0, 2]])
+    torch.testing.assert_close(
+        run(model, padded, 4, reset, lengths)[1, 8:], run(model, tokens[:, 8:], 4)[1], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_segment_length_does_not_matter_to_a_transformer_that_sees_all(tokens):
+    model = build(long_term_memory="none", stm_length=24)
+    for length in (5, 8, 24):
+        torch.testing.assert_close(run(model, tokens, length), run(model, tokens, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_forward_pass_that_runs_twice_writes_once(tokens):
+    model = build()
+    once = run(model, tokens, 4)
+    twice = []
+    for number, segment in enumerate(tokens.split(4, dim=1)):
+        for _ in range(2):
+            logits = model(segment, segment=number, lengths=np.full(3, 4), reset=np.full(3, number == 0))[0]
+        twice.append(logits)
+    assert torch.cat(twice, dim=1).equal(once)
+
+
+def test_training_and_evaluation_have_memories_of_their_own(tokens):
+    model = build()
+    alone = run(model, tokens, 4)
+    mixed = []
+    for number, segment in enumerate(tokens.split(4, dim=1)):
+        mixed.append(model(segment, segment=number, lengths=np.full(3, 4), reset=np.full(3, number == 0))[0])
+        model.train()
+        model(segment.flip(0), segment=number, lengths=np.full(3, 4), reset=np.full(3, number == 0))
+        model.eval()
+    assert torch.cat(mixed, dim=1).equal(alone)
+
+
+def test_no_memory_is_in_the_state_dict(tokens):
+    model = build()
+    names = set(model.state_dict())
+    run(model, tokens, 4)
+    assert set(model.state_dict()) == names
+    copy.deepcopy(model)  # what averaging of weights does: a memory with gradients could not be copied
+
+
+def test_activation_checkpointing_gives_the_same_gradients(tokens):
+    gradients = []
+    for save_memory in (False, True):
+        model = build(checkpoint_activations=save_memory, dropout=0.1).train()
+        torch.manual_seed(3)
+        run(model, tokens, 8).square().mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_every_parameter_gets_a_gradient_from_the_first_segment(tokens):
+    model = build().train()
+    run(model, tokens[:, :4], 4).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("ablation", ["zero", "swap"])
+def test_ablation_reads_something_else(ablation, tokens):
+    model = build()
+    normal = run(model, tokens, 4)
+    model.decoder.cfg.ltm_ablation = ablation
+    ablated = run(model, tokens, 4)
+    assert not torch.allclose(ablated[:, 12:], normal[:, 12:], atol=1e-3)
+
+
+def test_adaptive_softmax_is_a_distribution(tokens):
+    model = build(
+        adaptive_input=True,
+        adaptive_softmax_cutoff="10,20",
+        adaptive_input_factor=2,
+        adaptive_softmax_factor=2,
+    )
+    out = model(tokens, segment=0, lengths=np.full(3, 24), reset=np.full(3, True))
+    probabilities = model.get_normalized_probs(out, log_probs=False)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(3, 24))
+
+
+def test_embeddings_are_tied_unless_asked_for():
+    tied, untied = build(), build(untie_embeddings=True)
+    assert tied.decoder.output_projection.weight is tied.decoder.embed_tokens.weight
+    assert untied.decoder.output_projection.weight is not untied.decoder.embed_tokens.weight
+
+
+def test_half_precision_keeps_the_memory_in_float32(tokens):
+    model = build().bfloat16()
+    logits = run(model, tokens, 4)
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+    assert model.decoder.slots[False].after[0].long_term.coefficients.dtype == torch.float32
+
+
+MISTAKES = [
+    ({"stm_length": -1}, "--stm-length must be 0 or more, got -1"),
+    ({"ltm_basis": 7}, "num_basis must be a positive multiple of the number of widths"),
+    ({"ltm_widths": "0.1,x"}, "--ltm-widths takes numbers"),
+    ({"ltm_widths": "0.1,-0.2"}, "widths must be one or more positive numbers"),
+    ({"ltm_layers": "0,2"}, "--ltm-layers must lie in 0..1, got 0,2"),
+    ({"ltm_tau": 1.0, "ltm_contraction": "fixed"}, "tau must lie inside"),
+    ({"decoder_attention_heads": 3}, "embed_dim must be a multiple of num_heads, got 16 and 3"),
+    ({"adaptive_input": True}, "--adaptive-input needs --adaptive-input-cutoff"),
+    ({"adaptive_softmax_cutoff": "10,50"}, "must rise and stay below the 40 types"),
+    ({"adaptive_softmax_cutoff": "20,10"}, "must rise and stay below the 40 types"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), MISTAKES)
+def test_a_setting_that_cannot_be_is_named(settings, message):
+    with pytest.raises(InputError, match=message) as error:
+        build(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_without_stream_information_is_refused(tokens):
+    with pytest.raises(InputError, match="--task streaming_language_modeling"):
+        build()(tokens)
+
+
+def test_a_checkpoint_of_another_basis_or_dictionary_is_refused():
+    saved = build().state_dict()
+    with pytest.raises(InputError, match=r"widths \(0.1, 0.2\).* build the model with the checkpoint's --ltm-basis"):
+        build(ltm_widths="0.1,0.3").load_state_dict(saved)
+    with pytest.raises(InputError, match=r"dict.txt \(40 types\) is not the one"):
+        build(prefix="v").load_state_dict(saved)

@@ -1,0 +1,62 @@
+"""Imports run one way: models → modules, tasks → data; modules know torch alone."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_infformer"
+NAME = PACKAGE.name
+
+# What each part of the package may import of the others, beside itself and compat.
+ALLOWED = {
+    "modules": set(),
+    "data": {"errors"},
+    "criterions": {"errors"},
+    "tasks": {"errors", "data"},
+    "models": {"errors", "modules"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute names of all that a file imports, wherever in the file it does."""
+    # Parts of the package that holds the file; the k-th leading dot takes away k - 1 of them.
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def files(part: str) -> list[Path]:
+    return sorted((PACKAGE / part).rglob("*.py"))
+
+
+def imported_parts(part: str) -> set[str]:
+    """The other parts of this package that the files of ``part`` import."""
+    names = [name.split(".") for path in files(part) for name in imports(path)]
+    return {name[1] for name in names if name[0] == NAME and len(name) > 1} - {part}
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_run_one_way(part):
+    assert files(part), "the part should be there"
+    assert imported_parts(part) <= ALLOWED[part]
+
+
+def test_modules_know_torch_and_the_standard_library_alone():
+    known = {"torch", NAME, *sys.stdlib_module_names}
+    for path in files("modules"):
+        assert {name.split(".")[0] for name in imports(path)} <= known, path.name
+
+
+def test_the_walk_sees_relative_and_absolute_imports():
+    assert "modules" in imported_parts("models")
+    assert "data" in imported_parts("tasks")
+    assert f"{NAME}.modules.basis.GaussianBasis" in set(imports(PACKAGE / "modules" / "density.py"))
+    assert f"{NAME}.models" in set(imports(PACKAGE / "__init__.py"))
