@@ -72,9 +72,10 @@ if stage 4 "score the test split"; then
   off=$(score with-memory --model-overrides "{'ltm_ablation': 'zero'}")
   none=$(score without-memory)
   echo
-  printf '%-52s %s\n' "test split, 65,536 words" "perplexity" \
-    "∞-former" "  $on" "the same ∞-former, its long-term memory off" "$off" \
-    "Transformer-XL, trained alike without the memory" "$none"
+  echo "test split, 65,536 words                             perplexity"
+  echo "∞-former                                             $on"
+  echo "the same ∞-former, its long-term memory off          $off"
+  echo "Transformer-XL, trained alike without the memory     $none"
   echo
   echo "Every word of a document is drawn from the document's own distribution. Attention and short-term memory see"
   echo "at most 64 words back; the long-term memory sees the document from its start."
