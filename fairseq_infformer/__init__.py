@@ -1,5 +1,13 @@
-"""∞-former (Infinite Memory Transformer) for fairseq: ``--user-dir fairseq_infformer`` registers it."""
+"""∞-former (Infinite Memory Transformer) for fairseq: ``--user-dir fairseq_infformer`` registers it.
 
-from . import compat, criterions, errors, models, tasks  # noqa: F401  (each registers what it defines)
+Where fairseq is not installed, ``fairseq_infformer.modules`` works all the same.
+"""
 
-errors.print_in_one_line()
+from importlib.util import find_spec
+
+if find_spec("fairseq") is not None:
+    from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
+    from .models import infinite_former_lm  # noqa: F401
+    from .tasks import streaming_language_modeling  # noqa: F401
+
+    errors.print_in_one_line()

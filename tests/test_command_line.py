@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import BIN, TASK, eval_lm, infformer_eval, logged, perplexity, run, scored, train
+from command_line import BIN, TASK, TINY, eval_lm, infformer_eval, logged, perplexity, run, scored, train
 
 TOKENS = 4 * 202  # of the validation and of the test split
 RESET = ["--document-boundaries", "reset"]
@@ -93,6 +93,20 @@ def test_the_memory_is_evaluated_zeroed_and_swapped(documents, trained):
     kinds = ("none", "zero", "swap")
     found = [infformer_eval(documents, trained[0], "--batch-size", 4, "--ablation", kind)["nll"] for kind in kinds]
     assert len(set(found)) == 3
+
+
+def test_a_density_of_the_user_s_own_trains(documents, tmp_path):
+    """A plugin of the user's imports this one and adds a density under a name of its own."""
+    plugin = tmp_path / "my_plugin"
+    plugin.mkdir()
+    (plugin / "__init__.py").write_text(
+        "from fairseq_infformer.modules.density import GaussianDensity, register_density\n\n"
+        "@register_density('mine')\nclass MyDensity(GaussianDensity):\n    pass\n"
+    )
+    task = ["--user-dir", plugin, *TASK[2:]]
+    save = ["--save-dir", tmp_path / "checkpoints"]
+    done = run(BIN / "fairseq-train", documents, *task, *TINY, *save, *TRAINING, "--ltm-density", "mine")
+    assert logged(done.stdout, "valid", "ltm_sigma")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Imports run one way: models → modules, tasks → data; modules know torch alone."""
 
 import ast
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +57,22 @@ def test_modules_know_torch_and_the_standard_library_alone():
         assert {name.split(".")[0] for name in imports(path)} <= known, path.name
 
 
+def test_the_readme_s_memory_runs_without_fairseq(tmp_path):
+    """The example's lines, with fairseq hidden; a tenth of its million vectors will do."""
+    section = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").split("## The memory alone")[1]
+    example = section.split("```python\n")[1].split("```")[0]
+    assert "range(1000)" in example
+    code = "import sys\nsys.modules['fairseq'] = None\n" + example.replace("range(1000)", "range(100)")
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([2, 10, 64])" in done.stdout
+
+
 def test_the_walk_sees_relative_and_absolute_imports():
     assert "modules" in imported_parts("models")
     assert "data" in imported_parts("tasks")
     assert f"{NAME}.modules.basis.GaussianBasis" in set(imports(PACKAGE / "modules" / "density.py"))
-    assert f"{NAME}.models" in set(imports(PACKAGE / "__init__.py"))
+    assert f"{NAME}.errors" in set(imports(PACKAGE / "__init__.py"))

@@ -29,8 +29,9 @@ from fairseq_infformer.modules import (
     GaussianBasis,
     LongTermMemory,
 )
-from fairseq_infformer.modules.continuous_memory import CONTRACTIONS
 from fairseq_infformer.modules.decoder_layer import ACTIVATIONS, InfiniteFormerLayer, LayerState, attention_mask
+from fairseq_infformer.modules.refit import CONTRACTIONS
+from fairseq_infformer.modules.sampling import SAMPLINGS
 
 
 @dataclass
@@ -78,11 +79,16 @@ class InfiniteFormerConfig(FairseqDataclass):
         metadata={"help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share"},
     )
     ltm_tau: float = field(default=0.75, metadata={"help": "τ of the fixed contraction"})
-    ltm_sampling: ChoiceEnum(["uniform"]) = field(
-        default="uniform", metadata={"help": "how the samples of the old signal are chosen"}
+    ltm_sampling: ChoiceEnum(list(SAMPLINGS)) = field(
+        default="uniform",
+        metadata={
+            "help": "where an update samples the old signal: uniform, or where the last segment's attention looked: "
+            "sticky (random draws, the paper's sticky memories) or sticky-quantile (without randomness)"
+        },
     )
-    ltm_density: ChoiceEnum(list(DENSITIES)) = field(
-        default="renormalized-gaussian", metadata={"help": "what a query lays over the memory; gaussian is the paper's"}
+    ltm_density: str = field(
+        default="renormalized-gaussian",
+        metadata={"help": f"what a query lays over the memory: {', '.join(DENSITIES)} (gaussian is the paper's)"},
     )
     ltm_min_sigma: float = field(
         default=-1, metadata={"help": "floor of the density's σ; -1: the narrowest width; 0: none, the paper's form"}
@@ -299,7 +305,7 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
             cfg.decoder_attention_heads,
             cfg.decoder_ffn_embed_dim,
             cfg.stm_length,
-            build_long_term_memory(cfg) if number in remembering else None,
+            build_long_term_memory(cfg, number) if number in remembering else None,
             cfg.dropout,
             cfg.attention_dropout,
             cfg.activation_dropout,
@@ -321,17 +327,18 @@ def _layers_with_memory(cfg: InfiniteFormerConfig) -> set[int]:
     return chosen
 
 
-def build_long_term_memory(cfg: InfiniteFormerConfig) -> LongTermMemory:
-    """One layer's long-term memory."""
+def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMemory:
+    """The long-term memory of the layer of this number."""
     basis = GaussianBasis(cfg.ltm_basis, _numbers(cfg.ltm_widths, float, "--ltm-widths"))
     memory = ContinuousMemory(
-        basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)
+        *(basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)),
+        seed=layer,
     )
     attention = ContinuousAttention(
         cfg.decoder_embed_dim,
         cfg.decoder_attention_heads,
         basis,
-        str(cfg.ltm_density),
+        cfg.ltm_density,
         min_width=None if cfg.ltm_min_sigma < 0 else cfg.ltm_min_sigma,
         head_start=not cfg.ltm_flat_start,
     )

@@ -24,12 +24,13 @@ class LayerState(NamedTuple):
     recent: ShortTermMemory
     long_term: Optional[NamedTuple]
     looked: Any  # what the last read said of itself, for sticky memories
+    queries: Tensor  # (B,) int64, on the CPU: how many of that read's queries were text
 
     def reorder(self, order: Tensor) -> "LayerState":
         """The state whose row i is this one's row ``order[i]``."""
         looked = tree_map(lambda t: t.index_select(0, order.to(t.device)), self.looked)
         long_term = None if self.long_term is None else self.long_term.reorder(order)
-        return LayerState(self.recent.reorder(order), long_term, looked)
+        return LayerState(self.recent.reorder(order), long_term, looked, self.queries[order.cpu()])
 
 
 class InfiniteFormerLayer(nn.Module):
@@ -80,17 +81,19 @@ class InfiniteFormerLayer(nn.Module):
         """The state before any text, for hidden states like ``like`` (B, T, C)."""
         recent = ShortTermMemory.empty(like.shape[0], self.stm_length, like.shape[2], like)
         memory = self.long_term_memory
-        return LayerState(recent, memory and memory.initial_state(like.shape[0], like.device), None)
+        long_term = memory and memory.initial_state(like.shape[0], like.device)
+        return LayerState(recent, long_term, None, torch.zeros_like(recent.lengths))
 
     @torch.no_grad()
     def advance(self, state: LayerState, reset: Tensor) -> LayerState:
         """The state a new segment meets: rows in ``reset`` (B,) empty, and short-term memory cut to its length,
         with what leaves it written to the long-term memory."""
         recent, leaving, lengths = state.recent.reset(reset).split(self.stm_length)
-        if state.long_term is None:
-            return LayerState(recent, None, None)
-        long_term = self.long_term_memory.write(state.long_term, leaving, lengths, reset, state.looked)
-        return LayerState(recent, long_term, None)
+        long_term = state.long_term
+        if long_term is not None:
+            written = leaving, lengths, reset, state.looked, state.queries
+            long_term = self.long_term_memory.write(long_term, *written)
+        return LayerState(recent, long_term, None, torch.zeros_like(recent.lengths))
 
     def forward(self, x: Tensor, lengths: Tensor, state: LayerState, mask: Tensor) -> tuple[Tensor, LayerState]:
         """Process one segment.
@@ -115,7 +118,7 @@ class InfiniteFormerLayer(nn.Module):
         x = x + F.dropout(context, self.dropout, self.training)
         inner = F.dropout(self.activation(self.fc1(self.ffn_norm(x))), self.activation_dropout, self.training)
         x = x + F.dropout(self.fc2(inner), self.dropout, self.training)
-        return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, looked)
+        return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, looked, lengths)
 
 
 def attention_mask(recent: ShortTermMemory, queries: int) -> Tensor:

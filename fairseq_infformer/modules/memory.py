@@ -29,6 +29,7 @@ class LongTermMemory(nn.Module, ABC):
         lengths: Optional[Tensor] = None,
         reset: Optional[Tensor] = None,
         aux: Any = None,
+        queries: Optional[Tensor] = None,
     ) -> Any:
         """The memory after the rows in ``reset`` were emptied and ``x`` was added.
 
@@ -38,6 +39,7 @@ class LongTermMemory(nn.Module, ABC):
             lengths: (B,) how many of the L vectors of each row count, from the left; absent: all.
             reset: (B,) bool, the rows to empty first; absent: none.
             aux: what the last ``read`` returned beside its context; sticky memories keep what it looked at.
+            queries: (B,) how many of the queries of that read count, from the left; absent: all.
         """
 
     @abstractmethod

@@ -8,7 +8,8 @@ Autograd differentiates all of it.
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -99,9 +100,19 @@ def truncated_gaussian(mean: Tensor, variance: Tensor) -> ReferenceDensity:
     return renormalized_gaussian(mean, variance)._replace(lower=zero, upper=one)
 
 
+def sparsemax(mean: Tensor, variance: Tensor) -> ReferenceDensity:
+    """The parabola ``[λ − (t − mean)²]₊`` of mass 1, up to its scale, with the given variance (Martins et al. 2020)."""
+    reach = (5 * variance).sqrt()
+    height = 3 / (4 * reach**3)
+    return ReferenceDensity(
+        lambda t: (height * (reach**2 - (t - mean) ** 2)).clamp_min(0), mean - reach, mean + reach, float(reach)
+    )
+
+
 DENSITIES: dict[str, Callable[[Tensor, Tensor], ReferenceDensity]] = {
     "gaussian": gaussian,
     "renormalized-gaussian": renormalized_gaussian,
+    "sparsemax": sparsemax,
     "truncated-gaussian": truncated_gaussian,
 }
 
@@ -124,7 +135,7 @@ def density_mass(density: ReferenceDensity, start: float, stop: float) -> Tensor
 
 
 def kl(mean: Tensor, variance: Tensor, sigma: float) -> Tensor:
-    """``KL(N(mean, variance) ‖ N(mean, sigma²))``, (), of scalars (paper, section 3.3)."""
+    """``KL(N(mean, variance) ‖ N(mean, sigma²))``, (), of scalars (the paper's regulariser)."""
     density = gaussian(mean, variance)
 
     def integrand(t: Tensor) -> Tensor:
@@ -197,12 +208,37 @@ def ridge_regression(design: Tensor, targets: Tensor, ridge: float) -> Tensor:
     return torch.linalg.lstsq(torch.cat([design, penalty]), torch.cat([targets, zeros])).solution
 
 
-def write(coefficients: Tensor, num_tokens: int, x: Tensor, length: int, memory: ContinuousMemory) -> Tensor:
-    """One row's memory after the first ``length`` vectors of ``x`` were added (paper, section 3.2).
+def attention_histogram(densities: list[ReferenceDensity], num_bins: int) -> list[float]:
+    """The share of each bin of [0, 1] in the mass that the densities of one row lay on it (paper, sticky memories)."""
+    edges = [number / num_bins for number in range(num_bins + 1)]
+    masses = [sum(float(density_mass(d, *bin)) for d in densities) for bin in pairwise(edges)]
+    total = sum(masses)
+    return [mass / total if total > 0 else 1 / num_bins for mass in masses]
+
+
+def quantile(histogram: list[float], probability: float) -> float:
+    """The position left of which the histogram, even inside a bin, has this probability."""
+    for number, mass in enumerate(histogram):
+        if probability < mass:
+            return (number + probability / mass) / len(histogram)
+        probability -= mass
+    return 1.0
+
+
+def write(
+    coefficients: Tensor,
+    num_tokens: int,
+    x: Tensor,
+    length: int,
+    memory: ContinuousMemory,
+    samples: Optional[list[float]] = None,
+) -> Tensor:
+    """One row's memory after the first ``length`` vectors of ``x`` were added (paper, section 3.2 and sticky memories).
 
     Args:
         coefficients: (N, C) of the memory before, which has seen ``num_tokens``. x: (L, C). Both float64.
         memory: where the settings are.
+        samples: the M positions at which the old signal is sampled; absent: midpoints.
 
     Returns:
         (N, C).
@@ -210,12 +246,13 @@ def write(coefficients: Tensor, num_tokens: int, x: Tensor, length: int, memory:
     if length == 0:
         return coefficients
     tau = contraction(memory, num_tokens, length)
+    if samples is None:
+        samples = [(m + 0.5) / memory.num_samples for m in range(memory.num_samples)]
     positions, targets = [], []
     if num_tokens > 0:
-        for m in range(memory.num_samples):
-            t = torch.tensor([(m + 0.5) / memory.num_samples], dtype=torch.float64)
-            positions.append(tau * t)
-            targets.append(basis_values(memory.basis, t)[0] @ coefficients)
+        for m, sample in enumerate(samples):
+            positions.append(torch.tensor([tau * (m + 0.5) / len(samples)], dtype=torch.float64))
+            targets.append(basis_values(memory.basis, torch.tensor([sample], dtype=torch.float64))[0] @ coefficients)
     for i in range(length):
         positions.append(torch.tensor([tau + (1 - tau) * (i + 0.5) / length], dtype=torch.float64))
         targets.append(x[i])

@@ -73,6 +73,8 @@ VARIANTS = [
     {"stm_length": 0},
     {"ltm_layers": "1", "ltm_contraction": "fixed"},
     {"ltm_density": "gaussian", "ltm_min_sigma": 0.0, "ltm_flat_start": True},
+    {"ltm_sampling": "sticky", "ltm_density": "sparsemax"},
+    {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
 ]
 
 
@@ -145,6 +147,13 @@ def test_a_forward_pass_that_runs_twice_writes_once(tokens):
             logits = model(segment, segment=number, lengths=np.full(3, 4), reset=np.full(3, number == 0))[0]
         twice.append(logits)
     assert torch.cat(twice, dim=1).equal(once)
+
+
+@pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
+def test_sticky_memories_depend_on_what_was_looked_at_and_repeat(sampling, tokens):
+    sticky = run(build(ltm_sampling=sampling), tokens, 4)
+    assert sticky.equal(run(build(ltm_sampling=sampling), tokens, 4))
+    assert not sticky.equal(run(build(), tokens, 4))
 
 
 def test_training_and_evaluation_have_memories_of_their_own(tokens):
@@ -226,6 +235,7 @@ MISTAKES = [
     ({"ltm_widths": "0.1,-0.2"}, "widths must be one or more positive numbers"),
     ({"ltm_layers": "0,2"}, "--ltm-layers must lie in 0..1, got 0,2"),
     ({"ltm_tau": 1.0, "ltm_contraction": "fixed"}, "tau must lie inside"),
+    ({"ltm_density": "gauss"}, "unknown density 'gauss'; choose one of gaussian, .*truncated-gaussian"),
     ({"decoder_attention_heads": 3}, "embed_dim must be a multiple of num_heads, got 16 and 3"),
     ({"adaptive_input": True}, "--adaptive-input needs --adaptive-input-cutoff"),
     ({"adaptive_softmax_cutoff": "10,50"}, "must rise and stay below the 40 types"),

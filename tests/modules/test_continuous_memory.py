@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fairseq_infformer.modules import (
+    DENSITIES,
     ContinuousAttention,
     ContinuousLongTermMemory,
     ContinuousMemory,
@@ -14,12 +15,14 @@ from fairseq_infformer.modules import (
     GaussianBasis,
     reference,
 )
-from fairseq_infformer.modules.continuous_memory import (
+from fairseq_infformer.modules.density import GaussianDensity
+from fairseq_infformer.modules.refit import (
     CONTRACTIONS,
     OPERATOR_CACHE_SIZE,
     proportional_contraction,
     refit_operators,
 )
+from fairseq_infformer.modules.sampling import hashed_uniform
 
 BASES = [GaussianBasis(12, (0.05, 0.2)), GaussianBasis(7, (0.1,))]
 DIM = 3
@@ -145,6 +148,78 @@ def test_float32_is_close_to_float64_at_the_paper_s_size():
     assert float(error.abs().max() / signal.abs().max()) < 5e-4
 
 
+# ---- Sticky memories
+
+
+def looked_at(rows: int, place: float = 0.3, queries: int = 4) -> GaussianDensity:
+    mean = place + torch.linspace(-0.1, 0.3, rows * 2 * queries, dtype=torch.float64).view(rows, 2, queries)
+    return GaussianDensity(mean, torch.full_like(mean, 0.05**2))
+
+
+def sticky(contraction: str, sampling: str = "sticky", basis: GaussianBasis = BASES[0]) -> ContinuousMemory:
+    return ContinuousMemory(basis, 10, ridge=0.3, contraction=contraction, tau=0.6, sampling=sampling)
+
+
+@pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
+def test_sticky_coefficients_are_those_of_the_reference(contraction, sampling):
+    memory, pasts = sticky(contraction, sampling), [[], [5], [8, 3], [4, 4]]
+    lengths, reset = [5, 4, 0, 5], [False, False, False, True]
+    states = [after(sticky(contraction, "uniform"), past) for past in pasts]
+    state = ContinuousState(*(torch.cat(parts) for parts in zip(*states)))
+    x, density, queries = vectors(4, 5), looked_at(4), [4, 2, 3, 4]
+    together = memory.write(state, x, lengths, reset, density, queries)
+    for row, past in enumerate(pasts):
+        pairs = zip(density.mean[row, :, : queries[row]].flatten(), density.variance[row, :, : queries[row]].flatten())
+        histogram = reference.attention_histogram([reference.gaussian(*pair) for pair in pairs], 128)
+        uniform = [(m + 0.5) / 10 for m in range(10)]
+        if sampling == "sticky":
+            uniform = sorted(hashed_uniform(torch.tensor([sum(past)]), 10)[0].tolist())
+        samples = [reference.quantile(histogram, probability) for probability in uniform]
+        coefficients, num_tokens = state.coefficients[row], sum(past)
+        if reset[row]:
+            coefficients, num_tokens = torch.zeros_like(coefficients), 0
+        plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory, samples)
+        same(together.coefficients[row], plain)
+        alone = memory.write(
+            ContinuousState(coefficients[None], torch.tensor([num_tokens])),
+            x[row : row + 1, : lengths[row]],
+            density=GaussianDensity(density.mean[row : row + 1], density.variance[row : row + 1]),
+            queries=queries[row : row + 1],
+        )
+        same(alone.coefficients[0], plain)
+
+
+@pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
+def test_sticky_gradcheck(contraction, sampling):
+    memory, old = sticky(contraction, sampling), after(sticky(contraction, "uniform"), [5])
+
+    def write(coefficients: Tensor, x: Tensor) -> Tensor:
+        state = ContinuousState(coefficients.expand(2, -1, -1), old.num_tokens.expand(2))
+        return memory.write(state, x, lengths=[3, 2], density=looked_at(2)).coefficients
+
+    arguments = old.coefficients.requires_grad_(), vectors(2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(write, arguments)
+
+
+@pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
+@pytest.mark.parametrize("density", sorted(DENSITIES))
+def test_what_was_looked_at_keeps_more_of_the_line(contraction, sampling, density):
+    """A signal of 0 up to .4 and 1 from there, read at .7: nearly all of the samples are 1."""
+    memory = ContinuousMemory(GaussianBasis(64, (0.02,)), 256, 1e-4, contraction, sampling=sampling)
+    step = (torch.arange(100) >= 40).float()[None, :, None].expand(1, 100, DIM)
+    state = memory.write(memory.initial_state(1, DIM), step)
+    mean = torch.full((1, 2, 4), 0.7)
+    read = DENSITIES[density](mean, torch.full_like(mean, 0.03**2))
+    after = memory.write(state, torch.zeros(1, 100, DIM), density=read)
+    tau = 0.75 if contraction == "fixed" else 0.5
+    t = torch.linspace(0.05, tau - 0.05, 50)
+    signal = (memory.basis.evaluate(t) @ after.coefficients[0])[:, 0]
+    assert float((signal - 1).abs().max()) < 0.1
+    evenly = memory.write(state, torch.zeros(1, 100, DIM))  # nothing was read: uniform
+    signal = (memory.basis.evaluate(t) @ evenly.coefficients[0])[:, 0]
+    assert float(signal.mean()) == pytest.approx(0.6, abs=0.05)
+
+
 # ---- Rows, pads and resets
 
 
@@ -167,7 +242,7 @@ def test_rows_are_independent(memory, lengths, value):
     x = vectors(2, 5)
     expected = memory.write(state, x, lengths).coefficients[0]
     x, coefficients = x.clone(), state.coefficients.clone()
-    x[1], coefficients[1] = value, value
+    x[1], coefficients[1] = 2.0, value
     changed = memory.write(ContinuousState(coefficients, state.num_tokens), x, lengths).coefficients
     assert torch.equal(changed[0], expected)
     assert not torch.equal(changed[1], expected)
@@ -212,6 +287,17 @@ def test_state_operations(memory):
     carrying = memory.write(state, vectors(3, 2).requires_grad_())
     assert carrying.coefficients.requires_grad
     assert not carrying.detach().coefficients.requires_grad
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_is_refused_with_its_place(memory, value):
+    state, x = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4]))), vectors(2, 5)
+    x[1, 3, 2] = value
+    with pytest.raises(ValueError, match=rf"x must be finite, got {value} in row 1, vector 3, channel 2"):
+        memory.write(state, x)
+    memory.write(state, x, lengths=[5, 3])  # a pad
+    large = torch.full((2, 5, DIM), 3e38)  # finite, though its sum is not
+    memory.write(memory.initial_state(2, DIM), large)
 
 
 # ---- Precision
@@ -328,6 +414,25 @@ def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
     assert refit_operators.cache_info().currsize <= OPERATOR_CACHE_SIZE
 
 
+# ---- Compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["uniform", "sticky", "sticky-quantile"])
+def test_a_compiled_write_is_one_graph_with_the_same_values_and_gradients(contraction, sampling):
+    memory = sticky(contraction, sampling)
+    state = ContinuousState(*(torch.cat([part, part]) for part in after(sticky(contraction, "uniform"), [4])))
+    gradients = []
+    for write in (memory.write, torch.compile(memory.write, fullgraph=True)):
+        x, coefficients = vectors(2, 5).requires_grad_(), state.coefficients.clone().requires_grad_()
+        given = {"reset": torch.tensor([False, True]), "density": looked_at(2)}
+        written = write(ContinuousState(coefficients, state.num_tokens), x, torch.tensor([5, 3]), **given)
+        assert written.num_tokens.tolist() == [9, 3]
+        gradients.append(torch.autograd.grad(written.coefficients.square().sum(), (coefficients, x)))
+    for a, b in zip(*gradients):
+        same(a, b)
+
+
 # ---- As one layer's long-term memory
 
 
@@ -362,7 +467,7 @@ def test_the_long_term_memory_joins_memory_and_attention():
         ({"tau": 1.0}, r"tau must lie inside \(0, 1\), got 1.0"),
         ({"tau": float("nan")}, r"tau must lie inside \(0, 1\), got nan"),
         ({"contraction": "halving"}, "unknown contraction 'halving'; choose one of fixed, proportional"),
-        ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform"),
+        ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform, sticky, sticky-quantile"),
     ],
 )
 def test_bad_settings_are_named(arguments, message):
@@ -370,8 +475,8 @@ def test_bad_settings_are_named(arguments, message):
         ContinuousMemory(BASES[0], **arguments)
 
 
-def write(x: tuple[int, ...] = (2, 5, DIM), **arguments) -> None:
-    memory = ContinuousMemory(BASES[0], 10)
+def write(x: tuple[int, ...] = (2, 5, DIM), sampling: str = "uniform", **arguments) -> None:
+    memory = ContinuousMemory(BASES[0], 10, sampling=sampling)
     memory.write(memory.initial_state(2, DIM), torch.zeros(x), **arguments)
 
 
@@ -385,6 +490,11 @@ def write(x: tuple[int, ...] = (2, 5, DIM), **arguments) -> None:
         ({"lengths": [-1, 5]}, r"lengths must lie in 0..5.* got \[-1, 5\]"),
         ({"lengths": [5]}, r"lengths must be \(2,\), one a row, got \(1,\)"),
         ({"lengths": [[5, 5]]}, r"lengths must be \(2,\), one a row, got \(1, 2\)"),
+        ({"density": looked_at(3), "sampling": "sticky"}, r"density must be \(2, heads, queries\), got \(3, 2, 4\)"),
+        (
+            {"density": looked_at(2), "queries": [1], "sampling": "sticky"},
+            r"queries must be \(2,\), one a row, got \(1,",
+        ),
         ({"reset": [True]}, r"reset must be \(2,\), one a row, got \(1,\)"),
     ],
 )

@@ -1,0 +1,256 @@
+"""One update of the continuous memory as a linear map: contraction, sampling and ridge regression in one.
+
+The old signal, evaluated at M points that are put on [0, τ], and L new vectors, put on (τ, 1], are fitted together.
+With F the basis at those M + L positions, ``(FᵀF + λI)⁻¹ Fᵀ`` depends on the positions only: it is solved once in
+float64, cached, and shared by rows, layers and heads. Where the old signal is evaluated changes the right-hand side
+alone.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .basis import GaussianBasis
+from .sampling import midpoints, sample_positions
+
+# How many (τ, L) the cache of solved operators holds; one of N = L = 512 takes 2 MiB.
+OPERATOR_CACHE_SIZE = 128
+
+
+# ---- Contraction: how much of [0, 1] the past keeps
+
+
+def fixed_contraction(num_tokens: Tensor, lengths: Tensor, tau: float) -> Tensor:
+    """The paper's rule: whatever is in memory is pressed into [0, τ] (section 3.2)."""
+    return torch.full_like(num_tokens, tau, dtype=torch.float64)
+
+
+def proportional_contraction(num_tokens: Tensor, lengths: Tensor, tau: float) -> Tensor:
+    """Every token read keeps an equal share of [0, 1]: ``τ = n/(n + L)``.
+
+    From n = 16 L on, n is taken from a geometric grid of 5 %, so that a long document needs few distinct operators:
+    their number grows with the logarithm of what was read. The grid's values are the logarithmic means of its cells,
+    which leaves the share of every token what the exact rule gives while n passes through a cell.
+    """
+    exact_up_to, ratio = 16.0, 1.05
+    blocks = num_tokens.double() / lengths.clamp_min(1)
+    cell = ((blocks / exact_up_to).clamp_min(1).log() / math.log(ratio)).floor()
+    on_grid = exact_up_to * ratio**cell * (ratio - 1) / math.log(ratio)
+    blocks = torch.where(blocks > exact_up_to, on_grid, blocks)
+    return blocks / (blocks + 1)
+
+
+CONTRACTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "fixed": fixed_contraction,
+    "proportional": proportional_contraction,
+}
+
+
+# ---- The operators of one (τ, L)
+
+
+@lru_cache(maxsize=OPERATOR_CACHE_SIZE)
+@torch.inference_mode(False)  # what is solved during an evaluation also serves training
+@torch.no_grad()
+def refit_operators(
+    num_basis: int,
+    widths: tuple[float, ...],
+    num_samples: int,
+    ridge: float,
+    tau: float,
+    length: int,
+    from_samples: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """The linear map of one update, ``B' = A B + G X``, or with ``from_samples`` ``B' = P S + G X``.
+
+    Returns:
+        A (N, N), for an old signal of coefficients B that is sampled at M midpoints, or P (N, M), for M samples S taken
+        anywhere, in order; and G (N, L). τ = 0 leaves nothing of the old signal.
+    """
+    basis = GaussianBasis(num_basis, widths)
+    samples = midpoints(num_samples)
+    old, new = basis.evaluate(tau * samples), basis.evaluate(midpoints(length, tau, 1.0))
+    if tau == 0:
+        old = torch.zeros_like(old)
+    gram = old.T @ old + new.T @ new + ridge * torch.eye(num_basis, dtype=torch.float64)
+    right = torch.cat([old.T if from_samples else old.T @ basis.evaluate(samples), new.T], dim=1)
+    keep, fit = torch.cholesky_solve(right, torch.linalg.cholesky(gram)).tensor_split([right.shape[1] - length], dim=1)
+    return keep.to(device, dtype), fit.to(device, dtype)
+
+
+@lru_cache(maxsize=OPERATOR_CACHE_SIZE)
+def growth(num_basis: int, widths: tuple[float, ...], num_samples: int, ridge: float, tau: float) -> float:
+    """By what factor an old signal grows with each update at τ, in the long run: the spectral radius of A.
+
+    It stays near or under 1 unless the samples are too few for the basis: what lies between them is then left to the
+    regression, which may answer with anything, and each update takes that answer for the signal.
+    """
+    solve, cpu = refit_operators.__wrapped__, torch.device("cpu")  # no operator of a run: not in its cache
+    power, _ = solve(num_basis, widths, num_samples, ridge, tau, 32, False, torch.float64, cpu)
+    doublings = 7
+    for _ in range(doublings):
+        power = power @ power
+    return float(torch.linalg.matrix_norm(power)) ** (0.5**doublings)
+
+
+# ---- The update of a batch, opaque to torch.compile: which operators it takes depends on the rows' tokens
+
+
+class _Update(NamedTuple):
+    """The linear map of every row: ``B'_i = keep_i (signal_i B_i) + fit_i X_i``."""
+
+    keep: Tensor  # (B or 1, N, N or M)
+    fit: Tensor  # (B or 1, N, L)
+    signal: Optional[Tensor]  # the basis at sticky samples, (B, M, N); absent: the identity
+
+
+def _update(
+    like: Tensor,
+    length: int,
+    num_tokens: Tensor,
+    lengths: Tensor,
+    histogram: Optional[Tensor],
+    widths: list[float],
+    num_samples: int,
+    ridge: float,
+    contraction: str,
+    tau: float,
+    sampling: str,
+    seed: int,
+) -> _Update:
+    num_basis = like.shape[1]
+    taus = CONTRACTIONS[contraction](num_tokens, lengths, tau)
+    taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
+    alike, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
+    operators = []
+    for distinct_tau, used in alike.tolist():
+        keep, fit = refit_operators(
+            *(num_basis, tuple(widths), num_samples, ridge, distinct_tau, int(used)),
+            *(histogram is not None, like.dtype, like.device),
+        )
+        operators.append((keep, fit if used == length else F.pad(fit, (0, length - fit.shape[1]))))
+    if len(operators) == 1:
+        keep, fit = (operator[None] for operator in operators[0])
+    else:
+        keep, fit = (torch.stack(parts)[row.to(like.device)] for parts in zip(*operators))
+    if histogram is None:
+        return _Update(keep, fit, None)
+    positions = sample_positions(histogram, num_samples, sampling, num_tokens, seed)
+    return _Update(keep, fit, GaussianBasis(num_basis, widths).evaluate(positions).to(like.dtype))
+
+
+def _times(operator: Tensor, x: Tensor) -> Tensor:
+    return operator.expand(len(x), -1, -1) @ x
+
+
+@torch.library.custom_op("infformer::refit", mutates_args=())
+def refit(
+    coefficients: Tensor,
+    x: Tensor,
+    num_tokens: Tensor,
+    lengths: Tensor,
+    histogram: Optional[Tensor],
+    widths: list[float],
+    num_samples: int,
+    ridge: float,
+    contraction: str,
+    tau: float,
+    sampling: str,
+    seed: int,
+) -> Tensor:
+    """The coefficients (B, N, C) after the first ``lengths`` (B,) vectors of each row of ``x`` (B, L, C) were added.
+
+    ``num_tokens`` (B,) and ``lengths`` are on the CPU, ``histogram`` (B, D) is that of sticky sampling; the rest are
+    the settings of ``ContinuousMemory``.
+
+    Raises:
+        ValueError: on the CPU, if a vector to add is not finite. Elsewhere, where looking would wait for the device,
+            its row keeps the memory it had.
+    """
+    length = x.shape[1]
+    if not bool(((lengths >= 0) & (lengths <= length)).all()):
+        raise ValueError(f"lengths must lie in 0..{length}, the length of x, got {lengths.tolist()}")
+    if not bool((lengths == length).all()):
+        # Vectors past a row's length meet zero columns; they are zeroed too, since 0 · inf is not 0.
+        unused = torch.arange(length) >= lengths[:, None]
+        x = x.masked_fill(unused.to(x.device)[:, :, None], 0)
+    settings = (widths, num_samples, ridge, contraction, tau, sampling, seed)
+    update = _update(coefficients, length, num_tokens, lengths, histogram, *settings)
+    with torch.autocast(x.device.type, enabled=False):  # the memory is never kept in half precision
+        result = _times(update.fit, x)
+        if bool(num_tokens.any()):
+            old = coefficients if update.signal is None else update.signal @ coefficients
+            result += _times(update.keep, old)
+    finite = x.sum(dim=(1, 2)).isfinite()  # of any vector that is not, so is the sum
+    if x.device.type != "cpu":
+        return torch.where((finite & (lengths > 0).to(x.device))[:, None, None], result, coefficients)
+    if not bool(finite.all()):
+        refuse_nonfinite(x)
+    return result if bool(lengths.all()) else torch.where((lengths > 0)[:, None, None], result, coefficients)
+
+
+def refuse_nonfinite(x: Tensor) -> None:
+    """ValueError with the place of the first value of ``x`` (B, L, C) that is not finite, if there is one."""
+    places = (~x.isfinite()).nonzero()
+    if len(places):
+        row, position, channel = places[0].tolist()
+        raise ValueError(
+            f"x must be finite, got {float(x[row, position, channel])} in row {row}, vector {position}, channel "
+            f"{channel}; the memory would keep it for good"
+        )
+
+
+@refit.register_fake
+def _(coefficients: Tensor, x: Tensor, *settings: object) -> Tensor:
+    return torch.empty_like(coefficients)
+
+
+@torch.library.custom_op("infformer::refit_transposed", mutates_args=())
+def refit_transposed(
+    grad: Tensor,
+    length: int,
+    num_tokens: Tensor,
+    lengths: Tensor,
+    histogram: Optional[Tensor],
+    widths: list[float],
+    num_samples: int,
+    ridge: float,
+    contraction: str,
+    tau: float,
+    sampling: str,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """The gradients (B, N, C) and (B, L, C) of ``refit``'s coefficients and ``x``: its transposed map, of ``grad``."""
+    settings = (widths, num_samples, ridge, contraction, tau, sampling, seed)
+    update = _update(grad, length, num_tokens, lengths, histogram, *settings)
+    adds = (lengths > 0).to(grad.device)[:, None, None]
+    with torch.autocast(grad.device.type, enabled=False):
+        new = _times(update.fit.transpose(1, 2), grad) * adds
+        old = _times(update.keep.transpose(1, 2), grad)
+        if update.signal is not None:
+            old = update.signal.transpose(1, 2) @ old
+    return torch.where(adds, old, grad), new
+
+
+@refit_transposed.register_fake
+def _(grad: Tensor, length: int, *settings: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(grad), grad.new_empty(grad.shape[0], length, grad.shape[2])
+
+
+def _save(ctx, inputs: tuple, output: Tensor) -> None:
+    _, x, num_tokens, lengths, histogram, *settings = inputs
+    ctx.arguments = (x.shape[1], num_tokens, lengths, histogram, *settings)
+
+
+def _backward(ctx, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    return (*refit_transposed(grad.contiguous(), *ctx.arguments), *[None] * (len(ctx.arguments) - 1))
+
+
+refit.register_autograd(_backward, setup_context=_save)
