@@ -22,7 +22,7 @@ setup(
         "tensorboard>=2.15",
         "tqdm>=4.60",
     ],
-    extras_require={"test": ["pytest>=8"], "lint": ["ruff>=0.6"]},
+    extras_require={"test": ["pytest>=8", "matplotlib>=3.7"], "lint": ["ruff>=0.6"], "plot": ["matplotlib>=3.7"]},
     entry_points={
         "console_scripts": [
             "infformer-prepare=fairseq_infformer.cli.prepare:main",
