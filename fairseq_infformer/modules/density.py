@@ -1,8 +1,8 @@
 """The densities that a query can lay over the memory's interval [0, 1].
 
-A density is a value: its parameters (mean and variance, one pair a head and query), the expectation of the basis
-under it, its cumulative distribution and the regulariser of its width. ``DENSITIES`` names the classes; a new one
-joins by ``@register_density("name")`` and is then found by ``ContinuousAttention`` and by the command line.
+A density is a value, a NamedTuple of its parameters (mean and variance, one pair a head and query), that knows the
+expectation of the basis under it and its cumulative distribution. ``DENSITIES`` names the classes; a new one joins by
+``@register_density("name")`` and is then found by ``ContinuousAttention`` and by the command line.
 """
 
 import math
@@ -36,7 +36,7 @@ DENSITIES: dict[str, type[Density]] = {}
 
 
 def register_density(name: str) -> Callable[[type], type]:
-    """Class decorator: makes a density known by ``name``. The class is built as ``cls(mean, variance)``."""
+    """Class decorator: makes a NamedTuple of ``mean`` and ``variance``, see ``Density``, known by ``name``."""
 
     def register(cls: type) -> type:
         if name in DENSITIES:
