@@ -7,11 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from .attention import Attention
 from .memory import LongTermMemory
 from .relative_attention import RelativeAttention
+from .sdpa_attention import AlibiAttention, RotaryAttention
 from .short_term_memory import ShortTermMemory
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+POSITION_ENCODINGS: dict[str, type[Attention]] = {
+    "xl": RelativeAttention,
+    "rope": RotaryAttention,
+    "alibi": AlibiAttention,
+}
 
 
 class LayerState(NamedTuple):
@@ -44,6 +51,7 @@ class InfiniteFormerLayer(nn.Module):
         stm_length: how many past hidden states ordinary attention sees; 0 for none.
         long_term_memory: the long-term memory, or None for a plain Transformer-XL layer.
         dropout, attention_dropout, activation_dropout: probabilities. activation: relu, gelu or swish.
+        position_encoding: of ordinary attention: xl, rope or alibi.
     """
 
     def __init__(
@@ -57,17 +65,22 @@ class InfiniteFormerLayer(nn.Module):
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
         activation: str = "relu",
+        position_encoding: str = "xl",
     ) -> None:
         super().__init__()
         if stm_length < 0:
             raise ValueError(f"stm_length must be 0 or more, got {stm_length}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        if position_encoding not in POSITION_ENCODINGS:
+            raise ValueError(
+                f"unknown position encoding {position_encoding!r}; choose one of {', '.join(POSITION_ENCODINGS)}"
+            )
         self.stm_length, self.dropout, self.activation_dropout = stm_length, dropout, activation_dropout
         self.activation = ACTIVATIONS[activation]
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.attention = RelativeAttention(embed_dim, num_heads, attention_dropout)
+        self.attention = POSITION_ENCODINGS[position_encoding](embed_dim, num_heads, attention_dropout)
         self.long_term_memory = long_term_memory
         self.ffn_norm = nn.LayerNorm(embed_dim)
         self.fc1 = nn.Linear(embed_dim, ffn_dim)
@@ -131,5 +144,6 @@ def attention_mask(recent: ShortTermMemory, queries: int) -> Tensor:
     future = torch.ones(queries, width + queries, dtype=torch.bool, device=device).triu(width + 1)
     if bool((recent.lengths == width).all()):
         return future
-    unused = torch.arange(width + queries) < (width - recent.lengths)[:, None]
-    return future | unused.to(device)[:, None, None]
+    empty = (width - recent.lengths).to(device, non_blocking=True)
+    unused = torch.arange(width + queries, device=device) < empty[:, None]
+    return future | unused[:, None, None]

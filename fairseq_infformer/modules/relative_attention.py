@@ -1,8 +1,22 @@
-"""Transformer-XL attention over the segment and the short-term memory."""
+"""Transformer-XL attention over the segment and the short-term memory, without storing the scores.
+
+The scores of a block of queries are made, used and dropped, and made again for the gradients. A block meets no key that
+comes after all of its queries.
+"""
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from .attention import Attention
+
+# Queries of one block: fewer make slow matrix products, more meet keys that half of them must not see.
+BLOCK_QUERIES = 64
+# Scores of one block on a CPU: the few tensors of that size stay within the cache.
+BLOCK_SCORES = 1 << 18
 
 
 def sinusoidal_distances(count: int, dim: int, like: Tensor) -> Tensor:
@@ -19,63 +33,162 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Turn scores by distance into scores by key.
+    """Scores by distance, seen as scores by key.
 
     Args:
-        scores: (B, H, T, K), column p of query i scored for the distance K-1-p.
+        scores: (..., T, K + 1), contiguous, column p of query i scored for the distance K-p.
 
     Returns:
-        (B, H, T, K), column j of query i for the key j, at distance K-T+i-j; keys after the query hold nonsense.
+        a view (..., T, K), column j of query i for the key j, at distance K-T+i-j; keys after the query hold nonsense.
     """
-    batch, heads, queries, keys = scores.shape
-    padded = F.pad(scores, (1, 0)).view(batch, heads, keys + 1, queries)
-    return padded[:, :, 1:].reshape(batch, heads, queries, keys)
+    queries, columns = scores.shape[-2:]
+    return scores.flatten(-2)[..., queries:].unflatten(-1, (queries, columns - 1))
 
 
-class RelativeAttention(nn.Module):
-    """Multi-head attention with relative positions (Transformer-XL, Dai et al. 2019, section 3.3).
+def _relative_unshift(scores: Tensor) -> Tensor:
+    """The transpose of ``relative_shift``: (..., T, K) by key to (..., T, K + 1) by distance."""
+    queries, keys = scores.shape[-2:]
+    return F.pad(scores.flatten(-2), (queries, 0)).unflatten(-1, (queries, keys + 1))
+
+
+class RelativeAttention(Attention):
+    """Attention with relative positions (Transformer-XL, Dai et al. 2019, section 3.3).
 
     The score of query i and key j is ``(q_i + u)·k_j + (q_i + v)·W_R r_{i-j}``, over √d, with r the sinusoidal
-    encoding of the distance and u, v learned for each head.
-
-    Args:
-        embed_dim: C. num_heads: H, a divisor of C. dropout: on the attention weights.
+    encoding of the distance and u, v learned for each head. Arguments are those of ``Attention``.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        if num_heads <= 0 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
-        self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
-        self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim, bias=False)
+        super().__init__(embed_dim, num_heads, dropout)
         self.position_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.content_bias = nn.Parameter(torch.zeros(embed_dim))
         self.position_bias = nn.Parameter(torch.zeros(embed_dim))
-        for projection in (self.position_proj, self.out_proj):
-            nn.init.xavier_uniform_(projection.weight)
-        nn.init.xavier_uniform_(self.kv_proj.weight, gain=2**-0.5)
+        nn.init.xavier_uniform_(self.position_proj.weight)
 
-    def forward(self, query: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Attend.
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        distances = self.position_proj(sinusoidal_distances(keys.shape[2] + 1, self.embed_dim, keys))
+        by_content, by_position = (
+            # A scale and a bias of the query cost less than those of its scores.
+            ((query + self.split_heads(bias[None])) * query.shape[-1] ** -0.5).to(keys.dtype)
+            for bias in (self.content_bias, self.position_bias)
+        )
+        heads_first = (x.transpose(0, 1).contiguous() for x in (by_content, by_position, keys, values))
+        mask = mask if mask.dim() == 2 else mask.squeeze(1)
+        context = relative_attention(*heads_first, self.split_heads(distances), mask, self.dropout_now)
+        return context.transpose(0, 1)
 
-        Args:
-            query: projected queries (B, T, C).
-            hidden: (B, K, C), the short-term memory followed by the segment: the last T are the queries' own places.
-            mask: bool, broadcasting to (B, 1, T, K), True where a query must not look.
 
-        Returns:
-            (B, T, C), after the output projection.
-        """
-        keys, values = (self._heads(x) for x in self.kv_proj(hidden).chunk(2, dim=-1))
-        distances = self.position_proj(sinusoidal_distances(hidden.shape[1], self.embed_dim, hidden))
-        by_content = self._heads(query + self.content_bias)
-        by_position = self._heads(query + self.position_bias)
-        scores = relative_shift(by_position @ self._heads(distances[None]).transpose(2, 3))
-        scores = (scores + by_content @ keys.transpose(2, 3)) * (self.embed_dim // self.num_heads) ** -0.5
-        weights = torch.softmax(scores.masked_fill(mask, float("-inf")), dim=-1, dtype=_at_least_float32(scores))
-        weights = F.dropout(weights.to(values.dtype), self.dropout, self.training)
-        return self.out_proj((weights @ values).transpose(1, 2).flatten(2))
+def relative_attention(
+    by_content: Tensor,
+    by_position: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    distances: Tensor,
+    mask: Tensor,
+    dropout: float = 0.0,
+) -> Tensor:
+    """``softmax(by_content·keys + by_position·distances)·values``, with the distance of each query and key.
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    Args:
+        by_content, by_position: (H, B, T, d), scaled.
+        keys, values: (H, B, K, d); the last T places are the queries' own.
+        distances: (H, K + 1, d), what stands for the distances K … 0.
+        mask: bool, True where a query must not look: (T, K), the future alone, or (B, T, K).
+        dropout: on the weights.
+
+    Returns:
+        (H, B, T, d). Gradients of the first order flow to all but the mask.
+    """
+    heads, rows, queries, _ = by_content.shape
+    together = heads
+    if keys.device.type == "cpu":
+        together = max(1, BLOCK_SCORES // (rows * min(BLOCK_QUERIES, queries) * keys.shape[2]))
+    parts = zip(*(x.split(together) for x in (by_content, by_position, keys, values, distances)))
+    seeds = torch.randint(2**62, (heads,)).tolist() if dropout > 0 else [0] * heads
+    return torch.cat([BlockwiseAttention.apply(*part, mask, dropout, seed) for part, seed in zip(parts, seeds)])
+
+
+class BlockwiseAttention(torch.autograd.Function):
+    """Forward and backward over blocks of queries; see ``relative_attention``."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        by_content: Tensor,
+        by_position: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        distances: Tensor,
+        mask: Tensor,
+        dropout: float,
+        seed: int,
+    ) -> Tensor:
+        context = torch.empty_like(by_content)
+        draw = _dropout(dropout, seed, keys.device)
+        for queries, seen, reach in _blocks(by_content, keys):
+            query, position = by_content[:, :, queries], by_position[:, :, queries]
+            weights = _weights(query, position, keys[:, :, seen], distances[:, reach], mask[..., queries, seen])
+            weights = weights.mul_(draw(weights)) if draw else weights
+            context[:, :, queries] = weights.to(values.dtype) @ values[:, :, seen]
+        ctx.save_for_backward(by_content, by_position, keys, values, distances, mask, context)
+        ctx.dropout, ctx.seed = dropout, seed
+        return context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        by_content, by_position, keys, values, distances, mask, context = ctx.saved_tensors
+        exact = _at_least_float32(grad)
+        # Σ_j weight_j · its gradient, which the softmax takes off (Dao et al. 2022, FlashAttention).
+        mean = (grad.to(exact) * context).sum(-1, keepdim=True)
+        grad_content, grad_position = torch.empty_like(by_content), torch.empty_like(by_position)
+        # Sums over blocks lie with the keys last: a CPU is faster at that product.
+        grad_keys, grad_values, grad_distances = (
+            torch.zeros(x.mT.shape, dtype=exact, device=x.device) for x in (keys, values, distances)
+        )
+        draw = _dropout(ctx.dropout, ctx.seed, keys.device)
+        for queries, seen, reach in _blocks(by_content, keys):
+            query, position, upstream = (x[:, :, queries] for x in (by_content, by_position, grad))
+            key, value, distance = keys[:, :, seen], values[:, :, seen], distances[:, reach]
+            weights = _weights(query, position, key, distance, mask[..., queries, seen])
+            grad_weights = (upstream @ value.mT).to(exact)
+            dropped = weights
+            if draw:
+                kept = draw(weights)
+                dropped = weights * kept
+                grad_weights *= kept
+            grad_values[..., seen] += upstream.mT @ dropped.to(grad.dtype)
+            by_key = grad_weights.sub_(mean[:, :, queries]).mul_(weights).to(grad.dtype)
+            by_distance = _relative_unshift(by_key).flatten(1, 2)
+            grad_content[:, :, queries] = by_key @ key
+            grad_keys[..., seen] += query.mT @ by_key
+            grad_position[:, :, queries] = (by_distance @ distance).unflatten(1, query.shape[1:3])
+            grad_distances[..., reach] += position.flatten(1, 2).mT @ by_distance
+        sums = (x.mT.to(grad.dtype) for x in (grad_keys, grad_values, grad_distances))
+        return grad_content, grad_position, *sums, None, None, None
+
+
+def _blocks(query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Blocks of queries, each with the keys that one of them may see and with the places of their distances."""
+    length, total = query.shape[2], keys.shape[2]
+    for start in range(0, length, BLOCK_QUERIES):
+        stop = min(start + BLOCK_QUERIES, length)
+        after = length - stop
+        yield slice(start, stop), slice(0, total - after), slice(after, total + 1)
+
+
+def _weights(query: Tensor, position: Tensor, keys: Tensor, distances: Tensor, mask: Tensor) -> Tensor:
+    """The softmax (H, B, T, K) of one block, in float32 at least. Arguments as for ``relative_attention``."""
+    by_distance = (position.flatten(1, 2) @ distances.mT).unflatten(1, position.shape[1:3])
+    scores = (query @ keys.mT).add_(relative_shift(by_distance))
+    first = keys.shape[2] - query.shape[2] if mask.dim() == 2 else 0  # the future is in the last columns
+    scores[..., first:].masked_fill_(mask[..., first:], float("-inf"))
+    return torch.softmax(scores, dim=-1, dtype=_at_least_float32(scores))
+
+
+def _dropout(probability: float, seed: int, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """Draws factors 0 or 1/(1-p) like a tensor, the same ones in the same order for a seed; None for no dropout."""
+    if probability == 0:
+        return None
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda like: torch.empty_like(like).bernoulli_(1 - probability, generator=generator).div_(1 - probability)

@@ -16,7 +16,12 @@ from fairseq_infformer.modules import (
     reference,
 )
 from fairseq_infformer.modules.continuous_memory import CONTRACTIONS
-from fairseq_infformer.modules.decoder_layer import InfiniteFormerLayer, LayerState, attention_mask
+from fairseq_infformer.modules.decoder_layer import (
+    POSITION_ENCODINGS,
+    InfiniteFormerLayer,
+    LayerState,
+    attention_mask,
+)
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 DIM = 6
@@ -95,6 +100,20 @@ def test_values_and_gradients_are_those_of_the_reference(density, held):
     gradients = [torch.autograd.grad((y * weights).sum(), parameters) for y in (fast, slow)]
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("encoding", sorted(POSITION_ENCODINGS))
+def test_every_position_encoding_follows_the_reference(encoding):
+    layer, x, coefficients = build(), text(length=4), text(length=12) / 2
+    layer.attention = POSITION_ENCODINGS[encoding](DIM, 3).double()
+    state = LayerState(
+        ShortTermMemory(text(length=3) - 0.5, torch.tensor([1, 3])),
+        ContinuousState(coefficients, torch.tensor([9, 9])),
+        None,
+    )
+    fast, _ = layer(x, torch.tensor([4, 4]), state, attention_mask(state.recent, 4))
+    slow = reference.decoder_layer(x, state.recent.hidden, [1, 3], coefficients, layer, "gaussian")
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("contraction", sorted(CONTRACTIONS))
@@ -261,3 +280,5 @@ def test_bad_arguments_are_named():
         InfiniteFormerLayer(DIM, 4, 8, stm_length=0)
     with pytest.raises(ValueError, match="tanh"):
         InfiniteFormerLayer(DIM, 2, 8, stm_length=0, activation="tanh")
+    with pytest.raises(ValueError, match="unknown position encoding 'sinus'; choose one of xl, rope, alibi"):
+        InfiniteFormerLayer(DIM, 2, 8, stm_length=0, position_encoding="sinus")

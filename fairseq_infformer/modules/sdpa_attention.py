@@ -1,0 +1,67 @@
+"""Attention whose position encoding lets it go through PyTorch's scaled_dot_product_attention."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .attention import Attention
+
+
+class RotaryAttention(Attention):
+    """Attention whose queries and keys are turned by their positions (RoPE, Su et al. 2021, section 3.2).
+
+    The components 2i and 2i+1 of a head are a point of the plane, turned at position m by ``m · 10000^(-2i/d)``.
+    Arguments are those of ``Attention``; d, the size of a head, must be even.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(embed_dim, num_heads, dropout)
+        if embed_dim // num_heads % 2:
+            raise ValueError(
+                f"rotary positions turn pairs: embed_dim / num_heads must be even, got {embed_dim} / {num_heads}"
+            )
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        sine, cosine = rotary_angles(keys)
+        # Only differences of positions count, so the oldest place in sight may have position 0.
+        query, keys = rotate(query, sine[-query.shape[2] :], cosine[-query.shape[2] :]), rotate(keys, sine, cosine)
+        return F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, ~mask, self.dropout_now)
+
+
+def rotary_angles(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Sine and cosine (K, d/2) of the angles at positions 0 … K-1 for ``keys`` (..., K, d), in float32 at least."""
+    length, dim = keys.shape[-2:]
+    exact = torch.promote_types(keys.dtype, torch.float32)
+    frequency = 10000 ** (-torch.arange(0, dim, 2, device=keys.device, dtype=exact) / dim)
+    angle = torch.arange(length, device=keys.device, dtype=exact)[:, None] * frequency
+    return angle.sin(), angle.cos()
+
+
+def rotate(x: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
+    """``x`` (..., L, d) with the pairs of its components turned; sine and cosine (L, d/2)."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+class AlibiAttention(Attention):
+    """Attention with linear biases: the score falls by a slope of the head for each place of distance (ALiBi, Press
+    et al. 2022, section 3). Arguments are those of ``Attention``."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        queries, total = query.shape[2], keys.shape[2]
+        exact = torch.promote_types(keys.dtype, torch.float32)
+        place = torch.arange(total, device=keys.device, dtype=exact)
+        distance = place[total - queries :, None] - place
+        bias = (alibi_slopes(self.num_heads, distance) * -distance).masked_fill(mask, float("-inf"))
+        bias = bias.to(keys.dtype).expand(len(keys), -1, -1, -1)
+        return F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, bias, self.dropout_now)
+
+
+def alibi_slopes(num_heads: int, like: Tensor) -> Tensor:
+    """Slopes (H, 1, 1), in the dtype and on the device of ``like``: a geometric sequence from 2^(-8/H), with ratio
+    2^(-8/H), for a power of two; for another H that of the power below, then every other slope of the power above."""
+    head = torch.arange(1, num_heads + 1, dtype=like.dtype, device=like.device)
+    below = 1 << (num_heads.bit_length() - 1)
+    exponent = torch.where(head <= below, head, head - below - 0.5) / below
+    return torch.exp2(-8 * exponent)[:, None, None]

@@ -1,0 +1,183 @@
+"""Attention over the segment and the short-term memory against the reference, score by score, for all encodings."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fairseq_infformer.modules import reference, relative_attention
+from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, attention_mask
+from fairseq_infformer.modules.sdpa_attention import alibi_slopes
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+
+DIM, HEADS = 12, 3  # a number of heads that is no power of two
+# (T, W, how many of the W places each of two rows fills)
+SHAPES = [(4, 0, [0, 0]), (1, 0, [0, 0]), (3, 5, [5, 5]), (4, 3, [0, 3]), (1, 6, [2, 6]), (5, 2, [0, 0])]
+
+each_encoding = pytest.mark.parametrize("encoding", sorted(POSITION_ENCODINGS))
+
+
+@pytest.fixture(autouse=True, params=["one block", "blocks"])
+def blocks(request, monkeypatch) -> None:
+    """All tests in one block, and with blocks of two queries and one head."""
+    if request.param == "blocks":
+        monkeypatch.setattr(relative_attention, "BLOCK_QUERIES", 2)
+        monkeypatch.setattr(relative_attention, "BLOCK_SCORES", 1)
+
+
+def build(encoding: str, dropout: float = 0.0) -> Attention:
+    """In float64, with biases that are not zero."""
+    torch.manual_seed(0)
+    attention = POSITION_ENCODINGS[encoding](DIM, HEADS, dropout).double()
+    for parameter in attention.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter)
+    return attention
+
+
+def inputs(queries: int, width: int, held: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Query (2, T, C), hidden (2, W + T, C) and the mask."""
+    torch.manual_seed(1)
+    query = torch.randn(2, queries, DIM, dtype=torch.float64)
+    hidden = torch.randn(2, width + queries, DIM, dtype=torch.float64)
+    mask = attention_mask(ShortTermMemory(hidden[:, :width], torch.tensor(held)), queries)
+    return query.requires_grad_(), hidden.requires_grad_(), mask
+
+
+@each_encoding
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("queries, width, held", SHAPES)
+def test_values_and_gradients_are_those_of_the_reference(encoding, queries, width, held, dtype, tolerance):
+    attention, (query, hidden, mask) = build(encoding), inputs(queries, width, held)
+    slow = reference.short_attention(query, hidden, held, attention)
+    weights = torch.randn_like(slow)
+    exact = torch.autograd.grad((slow * weights).sum(), [query, hidden, *attention.parameters()])
+    attention, query, hidden = attention.to(dtype), query.to(dtype), hidden.to(dtype)
+    fast = attention(query, hidden, mask)
+    gradients = torch.autograd.grad((fast * weights).sum(), [query, hidden, *attention.parameters()])
+    for a, b in zip([fast, *gradients], [slow, *exact]):
+        torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))
+
+
+@each_encoding
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("held", [[2, 2], [2, 1]])
+def test_gradcheck(encoding, dropout, held):
+    attention = build(encoding, dropout)
+    query, hidden, mask = inputs(3, 2, held)
+
+    def attend(q: Tensor, h: Tensor, *parameters: Tensor) -> Tensor:
+        torch.manual_seed(2)  # the same draws each time
+        return attention(q, h, mask)
+
+    assert torch.autograd.gradcheck(attend, (query, hidden, *attention.parameters()))
+
+
+@each_encoding
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_errs_by_a_few_roundings(encoding, dtype):
+    results = []
+    for kind in (torch.float64, dtype):
+        query, hidden, mask = inputs(4, 3, [1, 3])
+        y = build(encoding).to(kind)(query.to(kind), hidden.to(kind), mask)
+        assert y.dtype == kind
+        results.append([y, *torch.autograd.grad(y.square().sum(), [query, hidden])])
+    for exact, rounded in zip(*results):
+        error = (rounded.double() - exact).abs().max() / exact.abs().max()
+        assert float(error) < 20 * torch.finfo(dtype).eps
+
+
+@each_encoding
+def test_no_query_sees_the_future_or_an_empty_place(encoding):
+    attention, (query, hidden, mask) = build(encoding), inputs(4, 3, [1, 3])
+    before = attention(query, hidden, mask)
+    changed = hidden.detach().clone()
+    changed[:, 3 + 2] += 1  # the third place of the segment
+    changed[0, :2] = 1e4  # the two places that the first row's short-term memory does not fill
+    after = attention(query, changed, mask)
+    assert torch.equal(after[:, :2], before[:, :2])
+    assert bool((after[:, 2:] != before[:, 2:]).any(dim=-1).all())
+
+
+@each_encoding
+@pytest.mark.parametrize("places", [1, 500])
+def test_only_distances_count(encoding, places):
+    """Empty places before the window move every position and change nothing."""
+    attention, (query, hidden, mask) = build(encoding), inputs(4, 3, [1, 3])
+    _, before, moved_mask = inputs(4, 3 + places, [1, 3])
+    moved = torch.cat([before[:, :places], hidden], dim=1)
+    torch.testing.assert_close(
+        attention(query, moved, moved_mask), attention(query, hidden, mask), rtol=1e-10, atol=1e-10
+    )
+
+
+@each_encoding
+def test_the_order_of_what_was_read_counts(encoding):
+    attention, (query, hidden, mask) = build(encoding), inputs(1, 4, [4, 4])
+    turned = torch.cat([hidden[:, :4].flip(1), hidden[:, 4:]], dim=1)
+    assert not torch.allclose(attention(query, turned, mask), attention(query, hidden, mask), atol=1e-3)
+
+
+@each_encoding
+def test_dropout_keeps_the_mean_and_is_for_training_alone(encoding):
+    attention, (query, hidden, mask) = build(encoding, dropout=0.3), inputs(4, 3, [1, 3])
+    exact = attention.eval()(query, hidden, mask)
+    assert torch.equal(attention(query, hidden, mask), exact)
+    count = 4000
+    with torch.no_grad():
+        attention.train()
+        rows = [attention(query, hidden, mask) for _ in range(count // 100)]
+        assert not any(torch.equal(a, b) for a, b in pairwise(rows))
+        many = attention(query.repeat(count, 1, 1), hidden.repeat(count, 1, 1), mask.repeat(count, 1, 1, 1))
+    draws = many.unflatten(0, (count, 2))
+    error = (draws.mean(dim=0) - exact) / (draws.std(dim=0) / count**0.5)
+    assert float(error.abs().max()) < 5  # standard errors
+    # The first query of the first row sees two places: both fall away with probability 0.3² in each head.
+    silent = (draws[:, 0, 0] == 0).all(dim=-1).double().mean()
+    assert float(silent) == pytest.approx(0.3 ** (2 * HEADS), abs=0.005)
+
+
+@each_encoding
+def test_dropout_is_the_same_under_activation_checkpointing(encoding):
+    attention, (query, hidden, mask) = build(encoding, dropout=0.3), inputs(5, 3, [1, 3])
+    gradients = []
+    for attend in (attention, lambda *x: checkpoint(attention, *x, use_reentrant=False)):
+        torch.manual_seed(3)
+        first, second = attend(query, hidden, mask), attend(query, hidden, mask)
+        assert not torch.equal(first, second)
+        gradients.append(torch.autograd.grad((first * second).sum(), [query, hidden, *attention.parameters()]))
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@each_encoding
+@pytest.mark.parametrize("num_heads", [0, 5, -2])
+def test_a_number_of_heads_that_cannot_be_is_named(encoding, num_heads):
+    with pytest.raises(ValueError, match=f"multiple of num_heads, got 12 and {num_heads}"):
+        POSITION_ENCODINGS[encoding](DIM, num_heads)
+
+
+@each_encoding
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_dropout_that_cannot_be_is_named(encoding, dropout):
+    with pytest.raises(ValueError, match=f"attention dropout must lie in .0, 1., got {dropout}"):
+        POSITION_ENCODINGS[encoding](DIM, HEADS, dropout)
+
+
+def test_rotary_positions_need_pairs():
+    with pytest.raises(ValueError, match="must be even, got 12 / 4"):
+        POSITION_ENCODINGS["rope"](DIM, 4)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 3, 6, 8, 10, 12, 16])
+def test_slopes_are_those_of_the_paper(num_heads):
+    slopes = alibi_slopes(num_heads, torch.zeros(1, dtype=torch.float64)).flatten().tolist()
+    assert slopes == pytest.approx(reference.alibi_slopes(num_heads), rel=1e-12)
+    assert len(set(slopes)) == num_heads
+
+
+def test_eight_heads_have_the_slopes_of_the_papers_example():
+    assert alibi_slopes(8, torch.zeros(1)).flatten().tolist() == [2.0**-n for n in range(1, 9)]
