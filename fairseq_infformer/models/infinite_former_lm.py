@@ -29,7 +29,13 @@ from fairseq_infformer.modules import (
     GaussianBasis,
     LongTermMemory,
 )
-from fairseq_infformer.modules.decoder_layer import ACTIVATIONS, InfiniteFormerLayer, LayerState, attention_mask
+from fairseq_infformer.modules.decoder_layer import (
+    ACTIVATIONS,
+    POSITION_ENCODINGS,
+    InfiniteFormerLayer,
+    LayerState,
+    attention_mask,
+)
 from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
 
@@ -63,6 +69,10 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     stm_length: int = field(
         default=512, metadata={"help": "short-term memory: past hidden states each layer attends to; 0 for none"}
+    )
+    position_encoding: ChoiceEnum(list(POSITION_ENCODINGS)) = field(
+        default="xl",
+        metadata={"help": "in ordinary attention: xl (Transformer-XL's), rope (rotary) or alibi (linear biases)"},
     )
     long_term_memory: ChoiceEnum(["continuous", "none"]) = field(
         default="continuous", metadata={"help": "the ∞-former's memory, or none: a Transformer-XL"}
@@ -310,6 +320,7 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
             cfg.attention_dropout,
             cfg.activation_dropout,
             str(cfg.activation_fn),
+            str(cfg.position_encoding),
         )
         for number in range(cfg.decoder_layers)
     ]

@@ -75,6 +75,8 @@ VARIANTS = [
     {"ltm_density": "gaussian", "ltm_min_sigma": 0.0, "ltm_flat_start": True},
     {"ltm_sampling": "sticky", "ltm_density": "sparsemax"},
     {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
+    {"position_encoding": "rope"},
+    {"position_encoding": "alibi"},
 ]
 
 
@@ -194,6 +196,15 @@ def test_every_parameter_gets_a_gradient_from_the_first_segment(tokens):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_each_position_encoding_is_a_model_of_its_own(tokens):
+    logits = []
+    for encoding in ("xl", "rope", "alibi"):
+        model = build(position_encoding=encoding)
+        model.load_state_dict(build().state_dict() | model.state_dict(), strict=False)
+        logits.append(run(model, tokens, 4))
+    assert not any(torch.allclose(logits[i], logits[j], atol=1e-2) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
 @pytest.mark.parametrize("ablation", ["zero", "swap"])
 def test_ablation_reads_something_else(ablation, tokens):
     model = build()
@@ -237,6 +248,7 @@ MISTAKES = [
     ({"ltm_tau": 1.0, "ltm_contraction": "fixed"}, "tau must lie inside"),
     ({"ltm_density": "gauss"}, "unknown density 'gauss'; choose one of gaussian, .*truncated-gaussian"),
     ({"decoder_attention_heads": 3}, "embed_dim must be a multiple of num_heads, got 16 and 3"),
+    ({"position_encoding": "rope", "decoder_attention_heads": 16}, "must be even, got 16 / 16"),
     ({"adaptive_input": True}, "--adaptive-input needs --adaptive-input-cutoff"),
     ({"adaptive_softmax_cutoff": "10,50"}, "must rise and stay below the 40 types"),
     ({"adaptive_softmax_cutoff": "20,10"}, "must rise and stay below the 40 types"),
