@@ -17,15 +17,15 @@ DIM, HEADS = 12, 3  # a number of heads that is no power of two
 # (T, W, how many of the W places each of two rows fills)
 SHAPES = [(4, 0, [0, 0]), (1, 0, [0, 0]), (3, 5, [5, 5]), (4, 3, [0, 3]), (1, 6, [2, 6]), (5, 2, [0, 0])]
 
-each_encoding = pytest.mark.parametrize("encoding", sorted(POSITION_ENCODINGS))
 
-
-@pytest.fixture(autouse=True, params=["one block", "blocks"])
-def blocks(request, monkeypatch) -> None:
-    """All tests in one block, and with blocks of two queries and one head."""
-    if request.param == "blocks":
+@pytest.fixture(params=[*POSITION_ENCODINGS, "xl in small blocks"])
+def encoding(request, monkeypatch) -> str:
+    """Every encoding's name; Transformer-XL's also with blocks of two queries and one head."""
+    name, _, small_blocks = request.param.partition(" ")
+    if small_blocks:
         monkeypatch.setattr(relative_attention, "BLOCK_QUERIES", 2)
         monkeypatch.setattr(relative_attention, "BLOCK_SCORES", 1)
+    return name
 
 
 def build(encoding: str, dropout: float = 0.0) -> Attention:
@@ -47,7 +47,6 @@ def inputs(queries: int, width: int, held: list[int]) -> tuple[Tensor, Tensor, T
     return query.requires_grad_(), hidden.requires_grad_(), mask
 
 
-@each_encoding
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("queries, width, held", SHAPES)
 def test_values_and_gradients_are_those_of_the_reference(encoding, queries, width, held, dtype, tolerance):
@@ -62,7 +61,6 @@ def test_values_and_gradients_are_those_of_the_reference(encoding, queries, widt
         torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))
 
 
-@each_encoding
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("held", [[2, 2], [2, 1]])
 def test_gradcheck(encoding, dropout, held):
@@ -76,7 +74,6 @@ def test_gradcheck(encoding, dropout, held):
     assert torch.autograd.gradcheck(attend, (query, hidden, *attention.parameters()))
 
 
-@each_encoding
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_errs_by_a_few_roundings(encoding, dtype):
     results = []
@@ -90,7 +87,6 @@ def test_half_precision_errs_by_a_few_roundings(encoding, dtype):
         assert float(error) < 20 * torch.finfo(dtype).eps
 
 
-@each_encoding
 def test_no_query_sees_the_future_or_an_empty_place(encoding):
     attention, (query, hidden, mask) = build(encoding), inputs(4, 3, [1, 3])
     before = attention(query, hidden, mask)
@@ -102,7 +98,6 @@ def test_no_query_sees_the_future_or_an_empty_place(encoding):
     assert bool((after[:, 2:] != before[:, 2:]).any(dim=-1).all())
 
 
-@each_encoding
 @pytest.mark.parametrize("places", [1, 500])
 def test_only_distances_count(encoding, places):
     """Empty places before the window move every position and change nothing."""
@@ -114,14 +109,12 @@ def test_only_distances_count(encoding, places):
     )
 
 
-@each_encoding
 def test_the_order_of_what_was_read_counts(encoding):
     attention, (query, hidden, mask) = build(encoding), inputs(1, 4, [4, 4])
     turned = torch.cat([hidden[:, :4].flip(1), hidden[:, 4:]], dim=1)
     assert not torch.allclose(attention(query, turned, mask), attention(query, hidden, mask), atol=1e-3)
 
 
-@each_encoding
 def test_dropout_keeps_the_mean_and_is_for_training_alone(encoding):
     attention, (query, hidden, mask) = build(encoding, dropout=0.3), inputs(4, 3, [1, 3])
     exact = attention.eval()(query, hidden, mask)
@@ -140,7 +133,6 @@ def test_dropout_keeps_the_mean_and_is_for_training_alone(encoding):
     assert float(silent) == pytest.approx(0.3 ** (2 * HEADS), abs=0.005)
 
 
-@each_encoding
 def test_dropout_is_the_same_under_activation_checkpointing(encoding):
     attention, (query, hidden, mask) = build(encoding, dropout=0.3), inputs(5, 3, [1, 3])
     gradients = []
@@ -153,14 +145,24 @@ def test_dropout_is_the_same_under_activation_checkpointing(encoding):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@each_encoding
+@pytest.mark.parametrize("held", [[2, 2], [2, 1]])
+def test_it_compiles_in_one_graph(encoding, held):
+    torch.compiler.reset()
+    attention, (query, hidden, mask) = build(encoding), inputs(3, 2, held)
+    results = []
+    for attend in (attention, torch.compile(attention, fullgraph=True, backend="aot_eager")):
+        y = attend(query, hidden, mask)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [query, hidden, *attention.parameters()])])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("num_heads", [0, 5, -2])
 def test_a_number_of_heads_that_cannot_be_is_named(encoding, num_heads):
     with pytest.raises(ValueError, match=f"multiple of num_heads, got 12 and {num_heads}"):
         POSITION_ENCODINGS[encoding](DIM, num_heads)
 
 
-@each_encoding
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_a_dropout_that_cannot_be_is_named(encoding, dropout):
     with pytest.raises(ValueError, match=f"attention dropout must lie in .0, 1., got {dropout}"):

@@ -1,0 +1,123 @@
+"""Ordinary attention over segment and short-term memory: time and peak memory of each position encoding.
+
+Each is measured with its projections, forward and backward, in turn, beside Transformer-XL attention as its formula is
+written, which keeps all scores. Prints a table and writes attention.json. Times are medians. Peak memory is what
+one run adds to the resident memory of a fresh process (Linux).
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import trange
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, attention_mask
+from fairseq_infformer.modules.relative_attention import RelativeAttention, sinusoidal_distances
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+
+
+class PlainRelativeAttention(RelativeAttention):
+    """The formula step by step, all scores at once."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        distances = self.split_heads(self.position_proj(sinusoidal_distances(keys.shape[2], self.embed_dim, keys)))
+        content, position = (query + self.split_heads(bias[None]) for bias in (self.content_bias, self.position_bias))
+        scores = position @ distances.mT
+        padded = F.pad(scores, (1, 0)).view(*scores.shape[:2], scores.shape[3] + 1, scores.shape[2])
+        scores = (padded[:, :, 1:].reshape(scores.shape) + content @ keys.mT) * query.shape[-1] ** -0.5
+        weights = torch.softmax(scores.masked_fill(mask, float("-inf")), dim=-1)
+        return F.dropout(weights, self.dropout, self.training) @ values
+
+
+VARIANTS: dict[str, type[Attention]] = {"xl, all scores kept": PlainRelativeAttention, **POSITION_ENCODINGS}
+
+
+class Case:
+    """One variant with its inputs."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.attention = VARIANTS[name](args.dim, args.heads, args.dropout)
+        shape = (args.batch, args.segment, args.dim)
+        self.query = torch.randn(shape, requires_grad=True)
+        self.hidden = torch.randn(args.batch, args.stm_length + args.segment, args.dim, requires_grad=True)
+        self.upstream = torch.randn(shape)
+        recent = ShortTermMemory(self.hidden[:, : args.stm_length], torch.full((args.batch,), args.stm_length))
+        self.mask = attention_mask(recent, args.segment)
+
+    def run(self) -> tuple[float, float]:
+        """Seconds of the forward and of the backward pass."""
+        start = time.perf_counter()
+        context = self.attention(self.query, self.hidden, self.mask)
+        middle = time.perf_counter()
+        torch.autograd.grad(context, [self.query, self.hidden, *self.attention.parameters()], self.upstream)
+        return middle - start, time.perf_counter() - middle
+
+
+def _resident(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def peak_memory(name: str, args: argparse.Namespace) -> float:
+    """MiB that one run adds at its peak; call it in a process of its own."""
+    torch.set_num_threads(args.threads)
+    case = Case(name, args)
+    before = _resident("VmRSS")
+    case.run()
+    return _resident("VmHWM") - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of attention.json")
+    parser.add_argument("--batch", type=int, default=4, help="rows")
+    parser.add_argument("--segment", type=int, default=512, help="T, queries")
+    parser.add_argument("--stm-length", type=int, default=512, help="past hidden states")
+    parser.add_argument("--dim", type=int, default=300, help="width of the hidden states")
+    parser.add_argument("--heads", type=int, default=6, help="attention heads")
+    parser.add_argument("--dropout", type=float, default=0.0, help="on the attention weights")
+    parser.add_argument("--threads", type=int, default=2, help="threads")
+    parser.add_argument("--repeats", type=int, default=15, help="runs of each variant")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cases = {name: Case(name, args) for name in VARIANTS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
+    for number in trange(args.repeats + 1, unit="round", disable=None, leave=False):
+        for name, case in cases.items():
+            seconds = case.run()
+            if number > 0:  # the first warms up
+                times[name].append(seconds)
+    results, spawn = {}, multiprocessing.get_context("spawn")
+    for name in VARIANTS:
+        with spawn.Pool(1) as pool:
+            memory = pool.apply(peak_memory, (name, args))
+        forward, backward, both = (
+            1000 * statistics.median(x) for x in zip(*((*pair, sum(pair)) for pair in times[name]))
+        )
+        results[name] = {"forward_ms": forward, "backward_ms": backward, "both_ms": both, "peak_mib": memory}
+    slowest = results["xl, all scores kept"]
+    print(f"{'':22}{'forward ms':>12}{'backward ms':>13}{'both ms':>9}{'ratio':>7}{'peak MiB':>10}{'ratio':>7}")
+    for name, row in results.items():
+        ratio, memory_ratio = row["both_ms"] / slowest["both_ms"], row["peak_mib"] / slowest["peak_mib"]
+        print(
+            f"{name:22}{row['forward_ms']:12.1f}{row['backward_ms']:13.1f}{row['both_ms']:9.1f}{ratio:7.2f}"
+            f"{row['peak_mib']:10.1f}{memory_ratio:7.2f}"
+        )
+    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "attention.json").write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
