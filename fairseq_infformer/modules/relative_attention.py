@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from .attention import Attention
 
-# Queries of one block: fewer make slow matrix products, more meet keys that half of them must not see.
+# Queries that a block has at least: fewer make slow matrix products, more meet keys that half of them must not see.
 BLOCK_QUERIES = 64
-# Scores of one block on a CPU: the few tensors of that size stay within the cache.
-BLOCK_SCORES = 1 << 18
+# Scores of one block. The few tensors of that size stay within a CPU's cache; a GPU needs much to do at once.
+CPU_BLOCK_SCORES = 1 << 18
+GPU_BLOCK_SCORES = 1 << 24
 
 
 def sinusoidal_distances(count: int, dim: int, like: Tensor) -> Tensor:
@@ -99,13 +100,14 @@ def relative_attention(
     Returns:
         (H, B, T, d). Gradients of the first order flow to all but the mask.
     """
-    heads, rows, queries, _ = by_content.shape
-    together = heads
-    if keys.device.type == "cpu":
-        together = max(1, BLOCK_SCORES // (rows * min(BLOCK_QUERIES, queries) * keys.shape[2]))
+    heads, rows, _, _ = by_content.shape
+    block_scores = CPU_BLOCK_SCORES if keys.device.type == "cpu" else GPU_BLOCK_SCORES
+    per_query = rows * keys.shape[2]
+    together = min(heads, max(1, block_scores // (per_query * BLOCK_QUERIES)))
+    size = max(BLOCK_QUERIES, block_scores // (per_query * together))
     parts = zip(*(x.split(together) for x in (by_content, by_position, keys, values, distances)))
     seeds = torch.randint(2**62, (heads,)).tolist() if dropout > 0 else [0] * heads
-    return torch.cat([BlockwiseAttention.apply(*part, mask, dropout, seed) for part, seed in zip(parts, seeds)])
+    return torch.cat([BlockwiseAttention.apply(*part, mask, size, dropout, seed) for part, seed in zip(parts, seeds)])
 
 
 class BlockwiseAttention(torch.autograd.Function):
@@ -120,18 +122,19 @@ class BlockwiseAttention(torch.autograd.Function):
         values: Tensor,
         distances: Tensor,
         mask: Tensor,
+        size: int,
         dropout: float,
         seed: int,
     ) -> Tensor:
         context = torch.empty_like(by_content)
         draw = _dropout(dropout, seed, keys.device)
-        for queries, seen, reach in _blocks(by_content, keys):
+        for queries, seen, reach in _blocks(by_content, keys, size):
             query, position = by_content[:, :, queries], by_position[:, :, queries]
             weights = _weights(query, position, keys[:, :, seen], distances[:, reach], mask[..., queries, seen])
             weights = weights.mul_(draw(weights)) if draw else weights
             context[:, :, queries] = weights.to(values.dtype) @ values[:, :, seen]
         ctx.save_for_backward(by_content, by_position, keys, values, distances, mask, context)
-        ctx.dropout, ctx.seed = dropout, seed
+        ctx.size, ctx.dropout, ctx.seed = size, dropout, seed
         return context
 
     @staticmethod
@@ -147,7 +150,7 @@ class BlockwiseAttention(torch.autograd.Function):
             torch.zeros(x.mT.shape, dtype=exact, device=x.device) for x in (keys, values, distances)
         )
         draw = _dropout(ctx.dropout, ctx.seed, keys.device)
-        for queries, seen, reach in _blocks(by_content, keys):
+        for queries, seen, reach in _blocks(by_content, keys, ctx.size):
             query, position, upstream = (x[:, :, queries] for x in (by_content, by_position, grad))
             key, value, distance = keys[:, :, seen], values[:, :, seen], distances[:, reach]
             weights = _weights(query, position, key, distance, mask[..., queries, seen])
@@ -165,14 +168,14 @@ class BlockwiseAttention(torch.autograd.Function):
             grad_position[:, :, queries] = (by_distance @ distance).unflatten(1, query.shape[1:3])
             grad_distances[..., reach] += position.flatten(1, 2).mT @ by_distance
         sums = (x.mT.to(grad.dtype) for x in (grad_keys, grad_values, grad_distances))
-        return grad_content, grad_position, *sums, None, None, None
+        return grad_content, grad_position, *sums, None, None, None, None
 
 
-def _blocks(query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Blocks of queries, each with the keys that one of them may see and with the places of their distances."""
+def _blocks(query: Tensor, keys: Tensor, size: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Blocks of ``size`` queries, each with the keys that one of them may see and the places of their distances."""
     length, total = query.shape[2], keys.shape[2]
-    for start in range(0, length, BLOCK_QUERIES):
-        stop = min(start + BLOCK_QUERIES, length)
+    for start in range(0, length, size):
+        stop = min(start + size, length)
         after = length - stop
         yield slice(start, stop), slice(0, total - after), slice(after, total + 1)
 

@@ -24,7 +24,7 @@ def encoding(request, monkeypatch) -> str:
     name, _, small_blocks = request.param.partition(" ")
     if small_blocks:
         monkeypatch.setattr(relative_attention, "BLOCK_QUERIES", 2)
-        monkeypatch.setattr(relative_attention, "BLOCK_SCORES", 1)
+        monkeypatch.setattr(relative_attention, "CPU_BLOCK_SCORES", 1)
     return name
 
 
