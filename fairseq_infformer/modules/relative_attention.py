@@ -16,7 +16,7 @@ from .attention import Attention
 # Queries that a block has at least: fewer make slow matrix products, more meet keys that half of them must not see.
 BLOCK_QUERIES = 64
 # Scores of one block. The few tensors of that size stay within a CPU's cache; a GPU needs much to do at once.
-CPU_BLOCK_SCORES = 1 << 18
+CPU_BLOCK_SCORES = 1 << 19
 GPU_BLOCK_SCORES = 1 << 24
 
 
