@@ -110,6 +110,7 @@ def test_every_position_encoding_follows_the_reference(encoding):
         ShortTermMemory(text(length=3) - 0.5, torch.tensor([1, 3])),
         ContinuousState(coefficients, torch.tensor([9, 9])),
         None,
+        torch.zeros(2, dtype=torch.int64),
     )
     fast, _ = layer(x, torch.tensor([4, 4]), state, attention_mask(state.recent, 4))
     slow = reference.decoder_layer(x, state.recent.hidden, [1, 3], coefficients, layer, "gaussian")
