@@ -4,7 +4,13 @@ from torch import Tensor
 
 from fairseq_infformer.modules import GaussianBasis, gaussian_read, reference
 
-BASES = [GaussianBasis(24, (0.1,)), GaussianBasis(40, (0.05, 0.2)), GaussianBasis(3, (0.02, 0.1, 0.3))]
+# Of the last, the wider functions are rewritten as fewer ones.
+BASES = [
+    GaussianBasis(24, (0.1,)),
+    GaussianBasis(40, (0.05, 0.2)),
+    GaussianBasis(3, (0.02, 0.1, 0.3)),
+    GaussianBasis(180, (0.02, 0.15)),
+]
 
 
 @pytest.fixture(params=BASES, ids=lambda basis: str(basis.num_basis))
@@ -12,10 +18,10 @@ def basis(request) -> GaussianBasis:
     return request.param
 
 
-@pytest.fixture(params=[1, 1 << 18], ids=["many blocks", "one block"])
+@pytest.fixture(params=[1, 3, 20, 1 << 18], ids=["a query", "some queries", "some rows", "all"])
 def block(request, monkeypatch) -> None:
-    # The smallest block is 8 functions, which leaves 20 centres a block that is not full.
-    monkeypatch.setattr(gaussian_read, "BLOCK_ELEMENTS", request.param)
+    """What a block holds, in numbers of queries; the last block of each kind is not full."""
+    monkeypatch.setattr(gaussian_read, "block_queries", lambda centers: request.param)
 
 
 def inputs(basis: GaussianBasis, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
