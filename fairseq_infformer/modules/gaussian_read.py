@@ -1,71 +1,23 @@
-"""The expectation of a continuous signal under Gaussians, without storing the basis' expectations.
+"""The expectation of a continuous signal under Gaussians: ``z_t = Σ_j N(μ_t; c_j, σ_t² + s_j²) V_j``.
 
-``z_t = Σ_j N(μ_t; c_j, σ_t² + s_j²) V_j`` needs a T×N matrix that is cheap to compute and dear to store and to pass
-over. Width by width, the functions are rewritten as fewer ones where they overlap that much (``coarse_grid``); the
-matrix is then made in blocks that stay in the cache, in place, and made again for the gradients.
+Width by width, the functions are rewritten as fewer ones where they overlap that much (``coarse_grid``); their sum and
+its gradients come from ``gaussian_sum``, or from its Triton kernels on a GPU. It is one operator to PyTorch, so that
+``torch.compile`` and ``torch.export`` take it as it is.
 """
 
-import math
+from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from . import gaussian_sum
 from .basis import GaussianBasis
-from .coarse_grid import coarse_grid
-
-# Elements of one block of expectations: on a CPU 1 MiB, so that the passes over it stay within the cache; elsewhere
-# enough that starting a pass costs little beside it.
-BLOCK_ELEMENTS = {"cpu": 1 << 18}
-BLOCK_ELEMENTS_ELSEWHERE = 1 << 24
-
-
-class GaussianSum(torch.autograd.Function):
-    """``Σ_j N(mean; c_j, variance) V_j``, forward and backward over blocks of rows and queries.
-
-    Args:
-        mean, variance: (R, T), with the width of the basis functions in the variance.
-        values: V, (R, n, d). centers: c, (n,).
-
-    Returns:
-        (R, T, d). Gradients of the first order flow to all but the centres.
-    """
-
-    @staticmethod
-    def forward(ctx, mean: Tensor, variance: Tensor, values: Tensor, centers: Tensor) -> Tensor:
-        ctx.save_for_backward(mean, variance, values, centers)
-        context = values.new_empty(*mean.shape, values.shape[-1])
-        exponent = _exponent(variance)
-        for rows, queries in _blocks(mean, centers):
-            distance = mean[rows, queries, None] - centers
-            kernel = distance.square_().mul_(exponent[rows, queries]).exp2_()
-            torch.bmm(kernel, values[rows], out=context[rows, queries])
-        return context.mul_(_peak(variance))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        mean, variance, values, centers = ctx.saved_tensors
-        exponent, weighted = _exponent(variance), grad * _peak(variance)
-        # With p_j = (weighted · V_j) exp(…): the sums of p, p·distance and p·distance² over the functions.
-        zeroth, first, second = (torch.empty_like(mean) for _ in range(3))
-        grad_values = torch.zeros_like(values)
-        for block in _blocks(mean, centers):
-            rows = block[0]
-            distance = mean[block].unsqueeze(-1) - centers
-            kernel = distance.square().mul_(exponent[block]).exp2_()
-            grad_values[rows].baddbmm_(kernel.transpose(1, 2), weighted[block])
-            product = torch.bmm(weighted[block], values[rows].transpose(1, 2)).mul_(kernel)
-            torch.sum(product, -1, out=zeroth[block])
-            torch.sum(product.mul_(distance), -1, out=first[block])
-            torch.sum(product.mul_(distance), -1, out=second[block])
-        return -first / variance, 0.5 * (second / variance - zeroth) / variance, grad_values, None
+from .coarse_grid import CoarseGrid, coarse_grid
 
 
 def gaussian_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBasis) -> Tensor:
     """``E_t[Σ_j ψ_j(t) V_j]`` under ``t ~ N(mean, variance)`` (paper, equations 11 and 12).
-
-    Under ``torch.compile`` and ``torch.export`` this is the plain formula, for the compiler to make fast.
 
     Args:
         mean, variance: (B, H, T), float32 or float64.
@@ -74,40 +26,74 @@ def gaussian_read(mean: Tensor, variance: Tensor, values: Tensor, basis: Gaussia
     Returns:
         (B, H, T, d). Gradients of the first order flow to all three.
     """
-    if torch.compiler.is_compiling():
-        return basis.expected(mean, variance) @ values
-    flat_mean, flat_variance = mean.flatten(0, 1), variance.flatten(0, 1)
-    context = 0
-    for width, part in zip(basis.widths, values.chunk(len(basis.widths), dim=2)):
-        grid = coarse_grid(part.shape[2], width, mean.dtype, mean.device)
-        if grid.resample is not None:
-            part = grid.resample @ part
-        total = flat_variance + grid.width**2
-        context = context + GaussianSum.apply(flat_mean, total, part.flatten(0, 1), grid.centers)
-    return context.unflatten(0, mean.shape[:2])
+    flat = _read(mean.flatten(0, 1), variance.flatten(0, 1), values.flatten(0, 1), list(basis.widths))
+    return flat.unflatten(0, mean.shape[:2])
 
 
-def block_queries(centers: Tensor) -> int:
-    """How many queries, each with all centres, one block holds."""
-    return max(1, BLOCK_ELEMENTS.get(centers.device.type, BLOCK_ELEMENTS_ELSEWHERE) // len(centers))
+@torch.library.custom_op(
+    "fairseq_infformer::gaussian_read",
+    mutates_args=(),
+    schema="(Tensor mean, Tensor variance, Tensor values, float[] widths) -> Tensor",
+)
+def _read(mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]) -> Tensor:
+    kernels = _kernels(mean)
+    context = values.new_zeros(*mean.shape, values.shape[-1])
+    for _, grid, part in _by_width(values, widths):
+        context += kernels.gaussian_sum(mean, variance + grid.width**2, part, grid.centers)
+    return context
 
 
-def _exponent(variance: Tensor) -> Tensor:
-    """What a squared distance is multiplied with before ``exp2``, which is three times as fast as ``exp``."""
-    return (-0.5 / math.log(2) / variance).unsqueeze(-1)
+@torch.library.custom_op(
+    "fairseq_infformer::gaussian_read_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor mean, Tensor variance, Tensor values, float[] widths) -> (Tensor, Tensor, Tensor)",
+)
+def _read_backward(
+    grad: Tensor, mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = _kernels(mean)
+    grad_mean, grad_variance, grad_values = (torch.zeros_like(x) for x in (mean, variance, values))
+    for columns, grid, part in _by_width(values, widths):
+        by_mean, by_variance, by_part = kernels.gaussian_sum_backward(
+            grad, mean, variance + grid.width**2, part, grid.centers
+        )
+        grad_mean += by_mean
+        grad_variance += by_variance
+        grad_values[:, columns] = by_part if grid.resample is None else grid.resample.T @ by_part
+    return grad_mean, grad_variance, grad_values
 
 
-def _peak(variance: Tensor) -> Tensor:
-    return (2 * math.pi * variance).rsqrt().unsqueeze(-1)
+@_read.register_fake
+def _(mean, variance, values, widths):
+    return values.new_empty(*mean.shape, values.shape[-1])
 
 
-def _blocks(mean: Tensor, centers: Tensor) -> list[tuple[slice, slice]]:
-    """Several whole rows of queries at a time or, where one is too long, a part of it."""
-    rows, queries = mean.shape
-    at_once = block_queries(centers)
-    row_step, step = max(1, at_once // max(1, queries)), min(at_once, max(1, queries))
-    return [
-        (slice(row, row + row_step), slice(start, start + step))
-        for row in range(0, rows, row_step)
-        for start in range(0, queries, step)
-    ]
+@_read_backward.register_fake
+def _(grad, mean, variance, values, widths):
+    return torch.empty_like(mean), torch.empty_like(variance), torch.empty_like(values)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.widths = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, grad: Tensor):
+    return *_read_backward(grad, *ctx.saved_tensors, ctx.widths), None
+
+
+_read.register_autograd(_gradients, setup_context=_save)
+
+
+def _by_width(values: Tensor, widths: list[float]) -> Iterator[tuple[slice, CoarseGrid, Tensor]]:
+    """For each width: where its functions are, the grid that they are read on, and their values (R, n', d) there."""
+    count = values.shape[1] // len(widths)
+    for number, width in enumerate(widths):
+        columns = slice(number * count, (number + 1) * count)
+        grid = coarse_grid(count, width, values.dtype, values.device)
+        part = values[:, columns]
+        yield columns, grid, part if grid.resample is None else grid.resample @ part
+
+
+def _kernels(like: Tensor) -> ModuleType:
+    return gaussian_sum

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import GaussianBasis, gaussian_read, reference
+from fairseq_infformer.modules import GaussianBasis, gaussian_read, gaussian_sum, reference
 
 # Of the last, the wider functions are rewritten as fewer ones.
 BASES = [
@@ -21,7 +21,7 @@ def basis(request) -> GaussianBasis:
 @pytest.fixture(params=[1, 3, 20, 1 << 18], ids=["a query", "some queries", "some rows", "all"])
 def block(request, monkeypatch) -> None:
     """What a block holds, in numbers of queries; the last block of each kind is not full."""
-    monkeypatch.setattr(gaussian_read, "block_queries", lambda centers: request.param)
+    monkeypatch.setattr(gaussian_sum, "block_queries", lambda centers: request.param)
 
 
 def inputs(basis: GaussianBasis, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,5 +95,5 @@ def test_a_second_derivative_is_refused_instead_of_wrong(basis):
     mean, variance, values = inputs(basis)
     total = gaussian_read.gaussian_read(mean, variance, values, basis).square().sum()
     (gradient,) = torch.autograd.grad(total, mean, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="autograd"):
         gradient.sum().backward()
