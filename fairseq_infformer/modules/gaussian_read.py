@@ -1,12 +1,16 @@
 """The expectation of a continuous signal under Gaussians: ``z_t = Σ_j N(μ_t; c_j, σ_t² + s_j²) V_j``.
 
 Width by width, the functions are rewritten as fewer ones where they overlap that much (``coarse_grid``); their sum and
-its gradients come from ``gaussian_sum``, or from its Triton kernels on a GPU. It is one operator to PyTorch, so that
-``torch.compile`` and ``torch.export`` take it as it is.
+its gradients come from ``gaussian_sum``, or from its Triton kernels on a GPU, unless the environment has
+``INFFORMER_TRITON=0``. It is one operator to PyTorch, so that ``torch.compile`` and ``torch.export`` take it as it is.
 """
 
+import logging
+import os
 from collections.abc import Iterator
+from functools import lru_cache
 from types import ModuleType
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -14,6 +18,11 @@ from torch import Tensor
 from . import gaussian_sum
 from .basis import GaussianBasis
 from .coarse_grid import CoarseGrid, coarse_grid
+
+logger = logging.getLogger(__name__)
+
+# Widest head that a tile of the Triton kernels leaves room for.
+TRITON_DIM = 256
 
 
 def gaussian_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBasis) -> Tensor:
@@ -36,7 +45,7 @@ def gaussian_read(mean: Tensor, variance: Tensor, values: Tensor, basis: Gaussia
     schema="(Tensor mean, Tensor variance, Tensor values, float[] widths) -> Tensor",
 )
 def _read(mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]) -> Tensor:
-    kernels = _kernels(mean)
+    kernels = _kernels(values)
     context = values.new_zeros(*mean.shape, values.shape[-1])
     for _, grid, part in _by_width(values, widths):
         context += kernels.gaussian_sum(mean, variance + grid.width**2, part, grid.centers)
@@ -51,7 +60,7 @@ def _read(mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]) -
 def _read_backward(
     grad: Tensor, mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = _kernels(mean)
+    kernels = _kernels(values)
     grad_mean, grad_variance, grad_values = (torch.zeros_like(x) for x in (mean, variance, values))
     for columns, grid, part in _by_width(values, widths):
         by_mean, by_variance, by_part = kernels.gaussian_sum_backward(
@@ -95,5 +104,26 @@ def _by_width(values: Tensor, widths: list[float]) -> Iterator[tuple[slice, Coar
         yield columns, grid, part if grid.resample is None else grid.resample @ part
 
 
-def _kernels(like: Tensor) -> ModuleType:
-    return gaussian_sum
+def _kernels(values: Tensor) -> ModuleType:
+    """The module whose ``gaussian_sum`` and ``gaussian_sum_backward`` suit ``values``."""
+    fits = values.is_cuda and values.dtype == torch.float32 and values.shape[-1] <= TRITON_DIM
+    return (fits and triton_kernels(values.device)) or gaussian_sum
+
+
+@lru_cache
+def triton_kernels(device: torch.device) -> Optional[ModuleType]:
+    """The Triton kernels, unless they are switched off or a first sum on ``device`` fails, which is logged."""
+    if os.environ.get("INFFORMER_TRITON") == "0":
+        return None
+    try:
+        from . import gaussian_sum_triton
+
+        row = torch.ones(1, 1, device=device)
+        vector, center = row[None], row[0]
+        gaussian_sum_triton.gaussian_sum_backward(
+            gaussian_sum_triton.gaussian_sum(row, row, vector, center), row, row, vector, center
+        )
+    except Exception as error:  # no Triton, no compiler, a card that it does not know: all are slower, none is wrong
+        logger.warning("the read goes without Triton on %s: %s: %s", device, type(error).__name__, error)
+        return None
+    return gaussian_sum_triton

@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
+from fairseq_infformer import modules
 from fairseq_infformer.modules import GaussianBasis, gaussian_read, gaussian_sum, reference
 
 # Of the last, the wider functions are rewritten as fewer ones.
@@ -97,3 +100,21 @@ def test_a_second_derivative_is_refused_instead_of_wrong(basis):
     (gradient,) = torch.autograd.grad(total, mean, create_graph=True)
     with pytest.raises(RuntimeError, match="autograd"):
         gradient.sum().backward()
+
+
+def test_without_triton_one_warning_says_so(monkeypatch, caplog):
+    gaussian_read.triton_kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "fairseq_infformer.modules.gaussian_sum_triton", raising=False)
+    monkeypatch.delattr(modules, "gaussian_sum_triton", raising=False)
+    for _ in range(2):
+        assert gaussian_read.triton_kernels(torch.device("cpu")) is None
+    assert len(caplog.records) == 1 and "without Triton on cpu: ModuleNotFoundError" in caplog.text
+    gaussian_read.triton_kernels.cache_clear()
+
+
+def test_triton_can_be_switched_off(monkeypatch, caplog):
+    gaussian_read.triton_kernels.cache_clear()
+    monkeypatch.setenv("INFFORMER_TRITON", "0")
+    assert gaussian_read.triton_kernels(torch.device("cpu")) is None and not caplog.records
+    gaussian_read.triton_kernels.cache_clear()
