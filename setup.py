@@ -24,7 +24,7 @@ setup(
     ],
     extras_require={
         # Triton's interpreter runs the GPU kernels' tests without a GPU; torch's CPU build does not bring it.
-        "test": ["pytest>=8", "triton>=3.2; platform_system == 'Linux' and platform_machine == 'x86_64'"],
+        "test": ["pytest>=8", "triton>=3.3; platform_system == 'Linux' and platform_machine == 'x86_64'"],
         "lint": ["ruff>=0.6"],
         "plot": ["matplotlib>=3.8"],
     },
