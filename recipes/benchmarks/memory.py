@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from measure import paired, progress, resident, summary
 from plain import PlainMemory, SoftmaxRead
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
@@ -95,51 +95,6 @@ def parse() -> argparse.Namespace:
     if args.out and importlib.util.find_spec("matplotlib") is None:
         parser.error("--out draws a plot with matplotlib: pip install 'fairseq-infformer[plot]', or leave out --out")
     return args
-
-
-# ---- Measuring
-
-
-def paired(name: str, ours: Callable[[], Any], other: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Seconds of both, measured in turn, and the median of their ratios."""
-    for _ in range(3):
-        ours(), other()
-    samples = []
-    for repeat in range(repeats):
-        progress(f"{name}: {repeat + 1}/{repeats}")
-        samples.append([seconds(ours), seconds(other)])
-    return summary(samples, "s")
-
-
-def summary(samples: list[list[float]], unit: str) -> dict[str, Any]:
-    ratios = sorted(ours / other for ours, other in samples)
-    return {
-        "ratio": statistics.median(ratios),
-        "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-        "ours": statistics.median(ours for ours, _ in samples),
-        "other": statistics.median(other for _, other in samples),
-        "unit": unit,
-        "samples": samples,
-    }
-
-
-def progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text:<40}\r", end="", file=sys.stderr, flush=True)
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def resident(field: str = "VmRSS") -> int:
-    """Bytes of this process in memory: now (VmRSS), or at most since the peak was reset (VmHWM). Linux only."""
-    for entry in Path("/proc/self/status").read_text().splitlines():
-        if entry.startswith(field):
-            return int(entry.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 # ---- Rows 1 to 3: the memory alone

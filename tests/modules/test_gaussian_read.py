@@ -86,6 +86,13 @@ def test_one_argument_alone_may_ask_for_its_gradient(basis):
         assert float(arguments[which].grad.abs().max()) > 0
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_operator_keeps_what_it_promises_to_torch(basis, gradients):
+    """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
+    arguments = [x.detach().flatten(0, 1).requires_grad_(gradients) for x in inputs(basis)]
+    torch.library.opcheck(torch.ops.fairseq_infformer.gaussian_read, (*arguments, list(basis.widths)))
+
+
 def test_no_queries_read_nothing(basis):
     mean, variance, values = inputs(basis)
     read = gaussian_read.gaussian_read(mean[..., :0], variance[..., :0], values, basis)
