@@ -111,7 +111,8 @@ def gaussian_sum(mean: Tensor, variance: Tensor, values: Tensor, centers: Tensor
     tile = _tile(dim)
     if context.numel():
         grid = (rows * triton.cdiv(queries, tile["BLOCK"]),)
-        _forward[grid](mean, variance, values, centers, context, queries, functions, dim, **tile)
+        with torch.cuda.device_of(values):
+            _forward[grid](mean, variance, values, centers, context, queries, functions, dim, **tile)
     return context
 
 
@@ -123,13 +124,14 @@ def gaussian_sum_backward(
     (rows, queries), (_, functions, dim) = mean.shape, values.shape
     grad_mean, grad_variance, grad_values = (torch.empty_like(x) for x in (mean, variance, values))
     sizes, tile = (queries, functions, dim), _tile(dim)
-    if mean.numel():
-        grid = (rows * triton.cdiv(queries, tile["BLOCK"]),)
-        inputs = (grad, mean, variance, values, centers)
-        _backward_queries[grid](*inputs, grad_mean, grad_variance, *sizes, **tile)
-    if values.numel():
-        grid = (rows * triton.cdiv(functions, tile["BLOCK"]),)
-        _backward_values[grid](grad, mean, variance, centers, grad_values, *sizes, **tile)
+    with torch.cuda.device_of(values):
+        if mean.numel():
+            grid = (rows * triton.cdiv(queries, tile["BLOCK"]),)
+            inputs = (grad, mean, variance, values, centers)
+            _backward_queries[grid](*inputs, grad_mean, grad_variance, *sizes, **tile)
+        if values.numel():
+            grid = (rows * triton.cdiv(functions, tile["BLOCK"]),)
+            _backward_values[grid](grad, mean, variance, centers, grad_values, *sizes, **tile)
     return grad_mean, grad_variance, grad_values
 
 
