@@ -1,10 +1,14 @@
 """Data and a trained model that several tests share."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from command_line import ROOT, run, train

@@ -1,66 +1,28 @@
-"""The expectation of a continuous signal under Gaussians, without storing the basis' expectations.
+"""The expectation of a continuous signal under Gaussians: ``z_t = Σ_j N(μ_t; c_j, σ_t² + s_j²) V_j``.
 
-``z_t = Σ_j N(μ_t; c_j, σ_t² + s_j²) V_j`` needs a T×N matrix that is cheap to compute and dear to store and to pass
-over. It is made in blocks of basis functions that stay in the cache, in place, and made again for the gradients.
+Width by width, the functions are rewritten as fewer ones where they overlap that much (``coarse_grid``); their sum and
+its gradients come from ``gaussian_sum``, or from its Triton kernels on a GPU, unless the environment has
+``INFFORMER_TRITON=0``. It is one operator to PyTorch, so that ``torch.compile`` and ``torch.export`` take it as it is.
 """
 
-import math
+import logging
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from types import ModuleType
+from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from . import gaussian_sum
 from .basis import GaussianBasis
+from .coarse_grid import CoarseGrid, coarse_grid
 
-# Elements of one block of expectations: a few MiB, so that the passes over it stay within the cache.
-BLOCK_ELEMENTS = 1 << 18
+logger = logging.getLogger(__name__)
 
-
-class GaussianRead(torch.autograd.Function):
-    """Forward and backward over blocks; see ``gaussian_read``."""
-
-    @staticmethod
-    def forward(ctx, mean: Tensor, variance: Tensor, values: Tensor, centers: Tensor, widths: tuple[float, ...]):
-        ctx.save_for_backward(mean, variance, values, centers)
-        ctx.widths = widths
-        context = values.new_zeros(*mean.shape, values.shape[-1])
-        per_width = torch.empty_like(context)
-        for number, width in enumerate(widths):
-            total = variance + width**2
-            exponent = (-0.5 / total).unsqueeze(-1)
-            per_width.zero_()
-            for block in _blocks(mean, centers):
-                distance = mean.unsqueeze(-1) - centers[block]
-                kernel = distance.square_().mul_(exponent).exp_()
-                per_width.baddbmm_(kernel, values[:, _offset(block, number * len(centers))])
-            context.addcmul_(per_width, _peak(total).unsqueeze(-1))
-        return context
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        mean, variance, values, centers = ctx.saved_tensors
-        grad_mean, grad_variance = torch.zeros_like(mean), torch.zeros_like(variance)
-        grad_values = torch.empty_like(values)
-        for number, width in enumerate(ctx.widths):
-            total = variance + width**2
-            exponent = (-0.5 / total).unsqueeze(-1)
-            weighted = grad * _peak(total).unsqueeze(-1)
-            # With p_j = (weighted · V_j) exp(…): the sums of p, p·distance and p·distance² over the functions.
-            zeroth, first, second = (torch.zeros_like(mean) for _ in range(3))
-            for block in _blocks(mean, centers):
-                columns = _offset(block, number * len(centers))
-                distance = mean.unsqueeze(-1) - centers[block]
-                kernel = distance.square().mul_(exponent).exp_()
-                grad_values[:, columns] = kernel.transpose(1, 2) @ weighted
-                product = kernel.mul_(weighted @ values[:, columns].transpose(1, 2))
-                zeroth += product.sum(-1)
-                product.mul_(distance)
-                first += product.sum(-1)
-                second += product.mul_(distance).sum(-1)
-            grad_mean -= first / total
-            grad_variance += 0.5 * (second / total - zeroth) / total
-        return grad_mean, grad_variance, grad_values, None, None
+# Widest head that a tile of the Triton kernels leaves room for.
+TRITON_DIM = 256
 
 
 def gaussian_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBasis) -> Tensor:
@@ -73,19 +35,95 @@ def gaussian_read(mean: Tensor, variance: Tensor, values: Tensor, basis: Gaussia
     Returns:
         (B, H, T, d). Gradients of the first order flow to all three.
     """
-    centers = basis.grid_like(mean)[0][: basis.num_basis // len(basis.widths)]
-    flat = GaussianRead.apply(mean.flatten(0, 1), variance.flatten(0, 1), values.flatten(0, 1), centers, basis.widths)
+    flat = _read(mean.flatten(0, 1), variance.flatten(0, 1), values.flatten(0, 1), list(basis.widths))
     return flat.unflatten(0, mean.shape[:2])
 
 
-def _peak(variance: Tensor) -> Tensor:
-    return (2 * math.pi * variance).rsqrt()
+@torch.library.custom_op(
+    "fairseq_infformer::gaussian_read",
+    mutates_args=(),
+    schema="(Tensor mean, Tensor variance, Tensor values, float[] widths) -> Tensor",
+)
+def _read(mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]) -> Tensor:
+    kernels = _kernels(values)
+    context = values.new_zeros(*mean.shape, values.shape[-1])
+    for _, grid, part in _by_width(values, widths):
+        context += kernels.gaussian_sum(mean, variance + grid.width**2, part, grid.centers)
+    return context
 
 
-def _blocks(mean: Tensor, centers: Tensor) -> list[slice]:
-    size = max(8, BLOCK_ELEMENTS // max(1, mean.numel()))
-    return [slice(start, min(start + size, len(centers))) for start in range(0, len(centers), size)]
+@torch.library.custom_op(
+    "fairseq_infformer::gaussian_read_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor mean, Tensor variance, Tensor values, float[] widths) -> (Tensor, Tensor, Tensor)",
+)
+def _read_backward(
+    grad: Tensor, mean: Tensor, variance: Tensor, values: Tensor, widths: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = _kernels(values)
+    grad_mean, grad_variance, grad_values = (torch.zeros_like(x) for x in (mean, variance, values))
+    for columns, grid, part in _by_width(values, widths):
+        by_mean, by_variance, by_part = kernels.gaussian_sum_backward(
+            grad, mean, variance + grid.width**2, part, grid.centers
+        )
+        grad_mean += by_mean
+        grad_variance += by_variance
+        grad_values[:, columns] = by_part if grid.resample is None else grid.resample.T @ by_part
+    return grad_mean, grad_variance, grad_values
 
 
-def _offset(block: slice, by: int) -> slice:
-    return slice(block.start + by, block.stop + by)
+@_read.register_fake
+def _(mean, variance, values, widths):
+    return values.new_empty(*mean.shape, values.shape[-1])
+
+
+@_read_backward.register_fake
+def _(grad, mean, variance, values, widths):
+    return torch.empty_like(mean), torch.empty_like(variance), torch.empty_like(values)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.widths = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, grad: Tensor):
+    return *_read_backward(grad, *ctx.saved_tensors, ctx.widths), None
+
+
+_read.register_autograd(_gradients, setup_context=_save)
+
+
+def _by_width(values: Tensor, widths: list[float]) -> Iterator[tuple[slice, CoarseGrid, Tensor]]:
+    """For each width: where its functions are, the grid that they are read on, and their values (R, n', d) there."""
+    count = values.shape[1] // len(widths)
+    for number, width in enumerate(widths):
+        columns = slice(number * count, (number + 1) * count)
+        grid = coarse_grid(count, width, values.dtype, values.device)
+        part = values[:, columns]
+        yield columns, grid, part if grid.resample is None else grid.resample @ part
+
+
+def _kernels(values: Tensor) -> ModuleType:
+    """The module whose ``gaussian_sum`` and ``gaussian_sum_backward`` suit ``values``."""
+    fits = values.is_cuda and values.dtype == torch.float32 and values.shape[-1] <= TRITON_DIM
+    return (fits and triton_kernels(values.device)) or gaussian_sum
+
+
+@lru_cache
+def triton_kernels(device: torch.device) -> Optional[ModuleType]:
+    """The Triton kernels, unless they are switched off or a first sum on ``device`` fails, which is logged."""
+    if os.environ.get("INFFORMER_TRITON") == "0":
+        return None
+    try:
+        from . import gaussian_sum_triton
+
+        row = torch.ones(1, 1, device=device)
+        vector, center = row[None], row[0]
+        gaussian_sum_triton.gaussian_sum_backward(
+            gaussian_sum_triton.gaussian_sum(row, row, vector, center), row, row, vector, center
+        )
+    except Exception as error:  # no Triton, no compiler, a card that it does not know: all are slower, none is wrong
+        logger.warning("the read goes without Triton on %s: %s: %s", device, type(error).__name__, error)
+        return None
+    return gaussian_sum_triton

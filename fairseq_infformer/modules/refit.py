@@ -150,7 +150,7 @@ def _times(operator: Tensor, x: Tensor) -> Tensor:
     return operator.expand(len(x), -1, -1) @ x
 
 
-@torch.library.custom_op("infformer::refit", mutates_args=())
+@torch.library.custom_op("fairseq_infformer::refit", mutates_args=())
 def refit(
     coefficients: Tensor,
     x: Tensor,
@@ -212,7 +212,7 @@ def _(coefficients: Tensor, x: Tensor, *settings: object) -> Tensor:
     return torch.empty_like(coefficients)
 
 
-@torch.library.custom_op("infformer::refit_transposed", mutates_args=())
+@torch.library.custom_op("fairseq_infformer::refit_transposed", mutates_args=())
 def refit_transposed(
     grad: Tensor,
     length: int,

@@ -156,6 +156,50 @@ def test_queries_are_independent(name):
     assert not torch.equal(after[:, 2], context[:, 2])
 
 
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()  # which counts what it compiled, and gives up after a number of times
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_a_compiled_read_is_the_read(name, fresh_compiler):
+    attention = build(name)
+    compiled = torch.compile(attention, fullgraph=True)
+    for queries in (3, 5):  # the second shape is compiled for any number of queries
+        query = torch.randn(2, queries, 6, dtype=torch.float64, requires_grad=True)
+        _, coefficients = inputs()
+        parameters = [query, coefficients, *attention.parameters()]
+        results = [read(query, coefficients) for read in (attention, compiled)]
+        torch.testing.assert_close(*(context for context, _ in results), rtol=1e-10, atol=1e-10)
+        totals = [context.sum() + density.variance.sum() for context, density in results]
+        for a, b in zip(*(torch.autograd.grad(total, parameters) for total in totals)):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+class ContextOf(torch.nn.Module):
+    """The context alone: torch saves no program that returns a NamedTuple unknown to it."""
+
+    def __init__(self, attention: ContinuousAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, query: Tensor, coefficients: Tensor) -> Tensor:
+        return self.attention(query, coefficients)[0]
+
+
+def test_an_exported_read_is_the_read(name, tmp_path):
+    attention, (query, coefficients) = build(name), inputs()
+    context, density = attention(query, coefficients)
+    exported, exported_density = torch.export.export(attention, (query, coefficients)).module()(query, coefficients)
+    torch.testing.assert_close(exported, context, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(exported_density.mean, density.mean, rtol=1e-10, atol=1e-10)
+    torch.export.save(torch.export.export(ContextOf(attention), (query, coefficients)), tmp_path / "read.pt2")
+    loaded = torch.export.load(tmp_path / "read.pt2").module()
+    torch.testing.assert_close(loaded(query, coefficients), context, rtol=1e-10, atol=1e-10)
+
+
 def test_state_dict_round_trip():
     attention, (query, coefficients) = build(), inputs()
     names = {"k_proj", "v_proj", "out_proj", "mean_proj", "variance_proj"}

@@ -1,10 +1,19 @@
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import GaussianBasis, gaussian_read, reference
+from fairseq_infformer import modules
+from fairseq_infformer.modules import GaussianBasis, gaussian_read, gaussian_sum, reference
 
-BASES = [GaussianBasis(24, (0.1,)), GaussianBasis(40, (0.05, 0.2)), GaussianBasis(3, (0.02, 0.1, 0.3))]
+# Of the last, the wider functions are rewritten as fewer ones.
+BASES = [
+    GaussianBasis(24, (0.1,)),
+    GaussianBasis(40, (0.05, 0.2)),
+    GaussianBasis(3, (0.02, 0.1, 0.3)),
+    GaussianBasis(180, (0.02, 0.15)),
+]
 
 
 @pytest.fixture(params=BASES, ids=lambda basis: str(basis.num_basis))
@@ -12,10 +21,10 @@ def basis(request) -> GaussianBasis:
     return request.param
 
 
-@pytest.fixture(params=[1, 1 << 18], ids=["many blocks", "one block"])
+@pytest.fixture(params=[1, 3, 20, 1 << 18], ids=["a query", "some queries", "some rows", "all"])
 def block(request, monkeypatch) -> None:
-    # The smallest block is 8 functions, which leaves 20 centres a block that is not full.
-    monkeypatch.setattr(gaussian_read, "BLOCK_ELEMENTS", request.param)
+    """What a block holds, in numbers of queries; the last block of each kind is not full."""
+    monkeypatch.setattr(gaussian_sum, "block_queries", lambda centers: request.param)
 
 
 def inputs(basis: GaussianBasis, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,6 +86,13 @@ def test_one_argument_alone_may_ask_for_its_gradient(basis):
         assert float(arguments[which].grad.abs().max()) > 0
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_operator_keeps_what_it_promises_to_torch(basis, gradients):
+    """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
+    arguments = [x.detach().flatten(0, 1).requires_grad_(gradients) for x in inputs(basis)]
+    torch.library.opcheck(torch.ops.fairseq_infformer.gaussian_read, (*arguments, list(basis.widths)))
+
+
 def test_no_queries_read_nothing(basis):
     mean, variance, values = inputs(basis)
     read = gaussian_read.gaussian_read(mean[..., :0], variance[..., :0], values, basis)
@@ -89,5 +105,23 @@ def test_a_second_derivative_is_refused_instead_of_wrong(basis):
     mean, variance, values = inputs(basis)
     total = gaussian_read.gaussian_read(mean, variance, values, basis).square().sum()
     (gradient,) = torch.autograd.grad(total, mean, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="autograd"):
         gradient.sum().backward()
+
+
+def test_without_triton_one_warning_says_so(monkeypatch, caplog):
+    gaussian_read.triton_kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "fairseq_infformer.modules.gaussian_sum_triton", raising=False)
+    monkeypatch.delattr(modules, "gaussian_sum_triton", raising=False)
+    for _ in range(2):
+        assert gaussian_read.triton_kernels(torch.device("cpu")) is None
+    assert len(caplog.records) == 1 and "without Triton on cpu: ModuleNotFoundError" in caplog.text
+    gaussian_read.triton_kernels.cache_clear()
+
+
+def test_triton_can_be_switched_off(monkeypatch, caplog):
+    gaussian_read.triton_kernels.cache_clear()
+    monkeypatch.setenv("INFFORMER_TRITON", "0")
+    assert gaussian_read.triton_kernels(torch.device("cpu")) is None and not caplog.records
+    gaussian_read.triton_kernels.cache_clear()

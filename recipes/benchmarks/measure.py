@@ -1,0 +1,50 @@
+"""Time and memory of two pieces of code, measured in turn."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def paired(name: str, ours: Callable[[], Any], other: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Seconds of both, measured in turn, and the median of their ratios."""
+    for _ in range(3):
+        ours(), other()
+    samples = []
+    for repeat in range(repeats):
+        progress(f"{name}: {repeat + 1}/{repeats}")
+        samples.append([seconds(ours), seconds(other)])
+    return summary(samples, "s")
+
+
+def summary(samples: list[list[float]], unit: str) -> dict[str, Any]:
+    ratios = sorted(ours / other for ours, other in samples)
+    return {
+        "ratio": statistics.median(ratios),
+        "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
+        "ours": statistics.median(ours for ours, _ in samples),
+        "other": statistics.median(other for _, other in samples),
+        "unit": unit,
+        "samples": samples,
+    }
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<40}\r", end="", file=sys.stderr, flush=True)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def resident(field: str = "VmRSS") -> int:
+    """Bytes of this process in memory: now (VmRSS), or at most since the peak was reset (VmHWM). Linux only."""
+    for entry in Path("/proc/self/status").read_text().splitlines():
+        if entry.startswith(field):
+            return int(entry.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")

@@ -1,0 +1,359 @@
+"""Speed and memory of the continuous memory, as ratios to plain code and to ordinary attention, in one run.
+
+  .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5] [--repeats 15] [--threads 2] [--out DIR]
+
+Both sides of a ratio are measured in turn, and the ratio is the median of the pairs' ratios, so that what else the
+machine does falls on both. --out gets memory.json, with every sample, and memory.png (needs the extra `plot`).
+
+row 1  write and read, forward and backward, against the paper's formulas as written, in plain eager PyTorch (plain.py)
+row 2  read with all its projections, forward and backward, against softmax attention over as many slots with its own
+       key and value projections, and no output projection
+row 3  write, against one projection of the new vectors
+row 4  training step of a 6-layer model, against the same model without a long-term memory (needs fairseq)
+row 5  a token when 1,000,000 have gone through the memory, against tokens 20,000 to 40,000: write and read, and what
+       the process holds in memory
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from measure import paired, progress, resident, summary
+from plain import PlainMemory, SoftmaxRead
+
+from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
+from fairseq_infformer.modules.refit import refit_operators
+
+BATCH, LENGTH, BASIS, HEADS, DIM = 4, 512, 512, 6, 300  # T = L = N = M = 512
+WIDTHS, TAU = (0.01, 0.05), 0.75
+
+# What the ratios should be at most: without a compiler at run time, and with torch.compile.
+TARGETS = {
+    "1 time": (1 / 3, 1 / 5),
+    "1 memory": (1 / 3, 1 / 5),
+    "2": (0.9, 0.7),
+    "3": (5.0, None),
+    "4": (1.35, 1.25),
+    "5 time": (1.05, None),
+    "5 memory": (1.01, None),
+}
+
+
+def main() -> None:
+    args = parse()
+    logging.getLogger().setLevel(logging.WARNING)
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        print(peak_of_a_step(args.peak))
+        return
+    results: dict[str, dict[str, Any]] = {}
+    for row in args.rows:
+        for name, result in ROWS[row](args):
+            results[name] = result
+            print(line(name, result), flush=True)
+    report = {"machine": machine(args), "results": results}
+    print(f"\n{report['machine']}\n\n{table(results)}")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "memory.json").write_text(json.dumps(report, indent=1) + "\n")
+        plot(results, args.out / "memory.png")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="1,2,3,4,5", help="which rows, with commas between (default: all)")
+    parser.add_argument("--repeats", type=int, default=15, help="pairs of measurements (default: 15)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
+    parser.add_argument("--compile", action="store_true", help="rows 1 and 2: put torch.compile on the read")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="row 5: tokens of each stream (default: 1000000)")
+    parser.add_argument("--out", type=Path, help="folder for memory.json and memory.png")
+    parser.add_argument("--peak", choices=["ours", "plain"], help=argparse.SUPPRESS)  # a process of row 1
+    args = parser.parse_args()
+    args.rows = args.rows.split(",")
+    if not set(args.rows) <= set(ROWS):
+        parser.error(f"--rows takes some of {','.join(ROWS)}, got {','.join(args.rows)}")
+    if args.repeats < 1 or args.threads < 1:
+        parser.error(f"--repeats and --threads must be positive, got {args.repeats} and {args.threads}")
+    if args.tokens < 80_000:
+        parser.error(f"--tokens must be 80000 or more, got {args.tokens}")
+    if args.out and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--out draws a plot with matplotlib: pip install 'fairseq-infformer[plot]', or leave out --out")
+    return args
+
+
+# ---- Rows 1 to 3: the memory alone
+
+
+def random_state(dim: int = DIM) -> ContinuousState:
+    """A memory that has been written to."""
+    memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU)
+    return memory.write(memory.initial_state(BATCH, dim), torch.randn(BATCH, LENGTH, dim))
+
+
+def sides(compiled: bool = False) -> dict[str, Callable[[int], list[Tensor]]]:
+    """One write of new vectors and one read of what came out, forward and backward, by us and by the plain code.
+
+    Both are functions of the number of queries and of new vectors, with results that are the same: the context, and
+    the gradients of the new vectors, of the query and of the parameters.
+    """
+    torch.manual_seed(0)
+    basis = GaussianBasis(BASIS, WIDTHS)
+    memory = ContinuousMemory(basis, LENGTH, tau=TAU)
+    attention = ContinuousAttention(DIM, HEADS, basis, min_width=0.0, head_start=False)
+    plain = PlainMemory(DIM, HEADS, BASIS, WIDTHS, LENGTH, memory.ridge, TAU)
+    plain.load_state_dict(attention.state_dict(), strict=False)
+    read = torch.compile(attention) if compiled else attention
+    state = random_state()
+    x, query, grad = (torch.randn(BATCH, LENGTH, DIM) for _ in range(3))
+
+    def step(forward: Callable[[Tensor, Tensor], Tensor], module: torch.nn.Module, length: int) -> list[Tensor]:
+        new, asked = (t[:, :length].clone().requires_grad_() for t in (x, query))
+        module.zero_grad()
+        context = forward(asked, new)
+        context.backward(grad[:, :length])
+        return [context.detach(), new.grad, asked.grad, *(p.grad for _, p in sorted(module.named_parameters()))]
+
+    return {
+        "ours": lambda length=LENGTH: step(
+            lambda q, new: read(q, memory.write(state, new).coefficients)[0], attention, length
+        ),
+        "plain": lambda length=LENGTH: step(
+            lambda q, new: plain.read(q, plain.write(state.coefficients, new)), plain, length
+        ),
+    }
+
+
+def write_and_read(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    side = sides(args.compile)
+    for ours, plain in zip(side["ours"](), side["plain"]()):
+        # The plain code solves its regression in float32, which costs it some digits; in float64 they agree.
+        torch.testing.assert_close(ours, plain, rtol=0, atol=5e-2 * float(plain.abs().max()))
+    yield "1 time", paired("row 1", side["ours"], side["plain"], args.repeats)
+    if args.compile:
+        return  # the compiler itself would be in the peak
+    command = [sys.executable, __file__, "--threads", str(args.threads), "--peak"]
+    # Every array is given back to the system as soon as it is freed, so that the peak is that of live memory.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    samples = []
+    for repeat in range(3):
+        progress(f"row 1, memory: {repeat + 1}/3")
+        peaks = (subprocess.check_output([*command, name], env=environment, text=True) for name in ("ours", "plain"))
+        samples.append([float(peak.split()[-1]) for peak in peaks])
+    yield "1 memory", summary(samples, "bytes")
+
+
+def peak_of_a_step(name: str) -> int:
+    """How far one step of row 1 raises this process' memory above what it held before."""
+    run = sides()[name]
+    run(8)  # libraries load and threads start
+    if name == "ours":
+        memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU)
+        memory.write(random_state(), torch.zeros(BATCH, LENGTH, DIM))  # the operator is solved once in a run
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = resident()
+    run()
+    return resident("VmHWM") - before
+
+
+def read_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    torch.manual_seed(0)
+    attention, softmax = ContinuousAttention(DIM, HEADS, GaussianBasis(BASIS, WIDTHS)), SoftmaxRead(DIM, HEADS)
+    read = torch.compile(attention) if args.compile else attention
+    coefficients = random_state().coefficients
+    query, grad = torch.randn(BATCH, LENGTH, DIM, requires_grad=True), torch.randn(BATCH, LENGTH, DIM)
+    yield (
+        "2",
+        paired(
+            "row 2",
+            lambda: read(query, coefficients)[0].backward(grad),
+            lambda: softmax(query, coefficients).backward(grad),
+            args.repeats,
+        ),
+    )
+
+
+@torch.no_grad()
+def write_against_projection(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    memory, state = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU), random_state()
+    projection, x = torch.nn.Linear(DIM, DIM, bias=False), torch.randn(BATCH, LENGTH, DIM)
+    yield "3", paired("row 3", lambda: memory.write(state, x), lambda: projection(x), max(50, args.repeats))
+
+
+# ---- Row 4: the model
+
+
+def training_step(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    from fairseq.data import Dictionary
+
+    from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
+    from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM, build_decoder
+
+    dictionary = Dictionary()
+    for number in range(996):
+        dictionary.add_symbol(str(number))
+    criterion = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary), 1e-6, 0.05)
+
+    def stepper(memory: str) -> Callable[[], None]:
+        cfg = InfiniteFormerConfig(
+            decoder_embed_dim=DIM,
+            decoder_ffn_embed_dim=1200,
+            decoder_layers=6,
+            decoder_attention_heads=HEADS,
+            stm_length=LENGTH,
+            long_term_memory=memory,
+            ltm_basis=BASIS,
+            ltm_samples=LENGTH,
+        )
+        torch.manual_seed(0)
+        model = InfiniteFormerLM(build_decoder(cfg, dictionary))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        segment = 0
+
+        def step() -> None:
+            nonlocal segment
+            tokens = torch.randint(4, len(dictionary), (BATCH, LENGTH))
+            stream = {
+                "segment": segment,
+                "lengths": np.full(BATCH, LENGTH),
+                "reset": np.full(BATCH, segment == 0),
+            }
+            sample = {
+                "net_input": {"src_tokens": tokens, **stream},
+                "target": tokens.roll(1),
+                "ntokens": tokens.numel(),
+            }
+            loss, count, _ = criterion(model, sample)
+            optimizer.zero_grad()
+            (loss / count).backward()
+            optimizer.step()
+            segment += 1
+
+        return step
+
+    yield "4", paired("row 4", stepper("continuous"), stepper("none"), args.repeats)
+
+
+# ---- Row 5: without bound
+
+
+@torch.no_grad()
+def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    torch.manual_seed(0)
+    basis = GaussianBasis(BASIS, WIDTHS)
+    memory = ContinuousMemory(basis, LENGTH, contraction="proportional")
+    attention = ContinuousAttention(DIM, HEADS, basis)
+    x = torch.randn(BATCH, LENGTH, DIM)
+
+    def read_on(state: ContinuousState) -> ContinuousState:
+        attention(x, state.coefficients)
+        return memory.write(state, x)
+
+    early: Optional[ContinuousState] = None
+    state, held = memory.initial_state(BATCH, DIM), 0
+    for segment in range(args.tokens // LENGTH):
+        tokens = segment * LENGTH
+        if tokens <= 20_000:
+            early = state
+        if 20_000 < tokens <= 40_000:
+            held = resident()
+        if segment % 20 == 0:
+            progress(f"row 5: {tokens:,}/{args.tokens:,} tokens")
+        state = read_on(state)
+    grown = resident()
+    # Both spans of 20,000 tokens again, in turn, each solving its own operators.
+    refit_operators.cache_clear()
+    late, samples = state, []
+    for _ in range(20_000 // LENGTH):
+        start = time.perf_counter()
+        late = read_on(late)
+        between = time.perf_counter()
+        early = read_on(early)
+        samples.append([between - start, time.perf_counter() - between])
+    total = [sum(side) for side in zip(*samples)]
+    yield "5 time", summary(samples, "s") | {"ratio": total[0] / total[1], "ours": total[0], "other": total[1]}
+    yield "5 memory", summary([[grown, held]], "bytes")
+
+
+ROWS = {
+    "1": write_and_read,
+    "2": read_against_softmax,
+    "3": write_against_projection,
+    "4": training_step,
+    "5": a_million_tokens,
+}
+
+
+# ---- Reporting
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    return {
+        "cpu": names[0].split(": ")[1] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "compiled": args.compile,
+        "load": [round(x, 2) for x in os.getloadavg()],
+    }
+
+
+def line(name: str, result: dict[str, Any]) -> str:
+    scale, unit = (1e3, "ms") if result["unit"] == "s" else (1 / 2**20, "MiB")
+    plain, compiled = TARGETS[name]
+    wanted = f"{plain:.2f}" + (f" | {compiled:.2f}" if compiled else "")
+    met = "met" if result["ratio"] <= plain else "missed"
+    if compiled and result["ratio"] <= compiled:
+        met += ", with room for the compiled one's"
+    return (
+        f"{name:<9} {result['ours'] * scale:9.1f} {result['other'] * scale:9.1f} {unit:<4}{result['ratio']:7.3f}"
+        f"   {wanted:<12} {met}"
+    )
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    head = f"{'row':<9} {'ours':>9} {'other':>9} {'':<4}{'ratio':>7}   at most"
+    return "\n".join([head, *(line(name, result) for name, result in results.items())])
+
+
+def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Each ratio as a part of its target, with its quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 0.5 + 0.45 * len(results)))
+    for place, (name, result) in enumerate(results.items()):
+        target, compiled = TARGETS[name]
+        low, high = (quartile / target for quartile in result["quartiles"])
+        axes.barh(place, result["ratio"] / target, color="tab:blue" if result["ratio"] <= target else "tab:red")
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
+        if compiled:
+            axes.plot([compiled / target] * 2, [place - 0.4, place + 0.4], color="black", linestyle=":")
+    axes.axvline(1, color="black")
+    axes.set_yticks(range(len(results)), [f"row {name}" for name in results])
+    axes.invert_yaxis()
+    axes.set_xlabel("ratio, in parts of its target (dotted: the target with torch.compile)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
