@@ -13,7 +13,7 @@
 # stage 3  score the valid and test splits, the ∞-former also with its memory zeroed and swapped between rows
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
-dir=$root/runs/wikitext2 raw="" memory=continuous updates=1200 seed=1
+dir=$root/runs/wikitext2 raw="" memory=continuous updates=1020 seed=1
 while [ $# -gt 0 ]; do
   case $1 in
     --raw) raw=$2; shift 2 ;;
@@ -55,16 +55,17 @@ if stage 2 "train"; then
 fi
 
 if stage 3 "score"; then
-  score() {  # further arguments
-    "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --batch-size 1 --json "$@"
+  score() {  # name, further arguments
+    local name=$1
+    shift
+    "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --batch-size 16 --json "$@" | tee "$save/$name.json"
   }
   for split in valid test; do
-    score --split "$split" | tee "$save/$split.json"
+    score "$split" --split "$split"
   done
   if [ "$memory" != none ]; then
     for ablation in zero swap; do
-      score --batch-size 16 --ablation none | tee "$save/test-16-streams.json"
-      score --batch-size 16 --ablation "$ablation" | tee "$save/test-16-streams-$ablation.json"
+      score "test-$ablation" --split test --ablation "$ablation"
     done
   fi
 fi
