@@ -223,11 +223,13 @@ def run(args: argparse.Namespace) -> None:
         "dict": args.dict and corpus.sha256(args.dict),
         "sentencepiece_model": args.sentencepiece_model and corpus.sha256(args.sentencepiece_model),
     }
+    if is_done(dest, made_from, args.overwrite):
+        if place.folder.exists():
+            with place.opened():
+                place.clear()
+        print(f"{dest} is there, made from the same text and arguments: nothing to do")
+        return
     with place.opened():
-        if is_done(dest, made_from, args.overwrite):
-            place.clear()
-            print(f"{dest} is there, made from the same text and arguments: nothing to do")
-            return
         stages = range(args.stage, args.stop_stage + 1)
         if 1 in stages:
             place.clear()

@@ -37,10 +37,12 @@ class Workplace:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{self.dest} is being made by another process; wait for it") from None
-            yield
+            try:
+                yield
+            finally:
+                if self.folder.exists() and not any(self.folder.iterdir()):
+                    self.folder.rmdir()
         finally:
-            if self.folder.exists() and not any(self.folder.iterdir()):
-                self.folder.rmdir()
             os.close(handle)
 
     @contextmanager

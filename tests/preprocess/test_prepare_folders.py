@@ -164,8 +164,10 @@ def test_a_killed_run_leaves_all_or_nothing(
 
 def test_two_runs_for_one_folder_do_not_meet(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
-    with Workplace(tmp_path / "out", prepare.STAGES).opened():
+    place = Workplace(tmp_path / "out", prepare.STAGES)
+    with place.opened():
         refused("is being made by another process", raw, tmp_path / "out")
+        assert place.folder.exists(), "the one that was refused must not clear up after the other"
     run(raw, tmp_path / "out")
 
 
