@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 if find_spec("fairseq") is not None:
     from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
-    from .models import infinite_former_lm  # noqa: F401
+    from .models import architectures  # noqa: F401
     from .tasks import streaming_language_modeling  # noqa: F401
 
     errors.print_in_one_line()

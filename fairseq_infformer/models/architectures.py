@@ -1,0 +1,64 @@
+"""Named architectures of ``infinite_former_lm``: sizes that go together."""
+
+from typing import Any
+
+from fairseq.models import register_model_architecture
+
+from . import infinite_former_lm  # noqa: F401  (registers the model)
+
+
+def _set_defaults(args: Any, **defaults: Any) -> None:
+    # fairseq leaves a model's option out of args unless the user gave it.
+    for name, value in defaults.items():
+        setattr(args, name, getattr(args, name, value))
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_lm_tiny")
+def infinite_former_lm_tiny(args: Any) -> None:
+    """Two layers that train in minutes on two CPU cores: the quickstart's."""
+    _set_defaults(
+        args,
+        decoder_embed_dim=128,
+        decoder_ffn_embed_dim=256,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        dropout=0.0,
+        stm_length=16,
+        ltm_basis=64,
+        ltm_samples=64,
+    )
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_lm_sort")
+def infinite_former_lm_sort(args: Any) -> None:
+    """The paper's sorting model (section 4.1)."""
+    _set_defaults(
+        args,
+        decoder_embed_dim=300,
+        decoder_ffn_embed_dim=300,
+        decoder_layers=3,
+        decoder_attention_heads=6,
+        dropout=0.1,
+        stm_length=1024,
+        ltm_basis=512,
+        ltm_samples=512,
+    )
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_lm_wt103")
+def infinite_former_lm_wt103(args: Any) -> None:
+    """The paper's WikiText-103 model trained from scratch (section 4.2), with adaptive input and softmax."""
+    _set_defaults(
+        args,
+        decoder_embed_dim=410,
+        decoder_ffn_embed_dim=2100,
+        decoder_layers=16,
+        decoder_attention_heads=10,
+        dropout=0.1,
+        adaptive_input=True,
+        adaptive_softmax_cutoff="20000,40000,200000",
+        stm_length=150,
+        ltm_basis=150,
+        ltm_samples=150,
+        ltm_tau=0.5,
+    )
