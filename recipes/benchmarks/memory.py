@@ -3,7 +3,9 @@
   .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5] [--repeats 15] [--threads 2] [--out DIR]
 
 Both sides of a ratio are measured in turn, and the ratio is the median of the pairs' ratios, so that what else the
-machine does falls on both. --out gets memory.json, with every sample, and memory.png (needs the extra `plot`).
+machine does falls on both; not evenly, though, where threads outnumber free cores, since all wait for the last one
+after every pass. The load is printed with the table. --out gets memory.json, with every sample, and memory.png (needs
+the extra `plot`).
 
 row 1  write and read, forward and backward, against the paper's formulas as written, in plain eager PyTorch (plain.py)
 row 2  read with all its projections, forward and backward, against softmax attention over as many slots with its own
