@@ -7,6 +7,7 @@ alone.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Optional
@@ -18,8 +19,9 @@ from torch.nn import functional as F
 from .basis import GaussianBasis
 from .sampling import midpoints, sample_positions
 
-# How many (τ, L) the cache of solved operators holds; one of N = L = 512 takes 2 MiB.
-OPERATOR_CACHE_SIZE = 128
+# How many solved operators are kept, of 2 MiB each at N = L = 512: few for rows that read on in step, which need no
+# more memory for a million tokens than for thousands; more for rows of different ages, which meet them again.
+OPERATORS_KEPT, OPERATORS_KEPT_AT_MOST, OPERATORS_KEPT_FOR_EACH_NEEDED = 32, 128, 8
 
 
 # ---- Contraction: how much of [0, 1] the past keeps
@@ -54,7 +56,6 @@ CONTRACTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 # ---- The operators of one (τ, L)
 
 
-@lru_cache(maxsize=OPERATOR_CACHE_SIZE)
 @torch.inference_mode(False)  # what is solved during an evaluation also serves training
 @torch.no_grad()
 def refit_operators(
@@ -85,15 +86,39 @@ def refit_operators(
     return keep.to(device, dtype), fit.to(device, dtype)
 
 
-@lru_cache(maxsize=OPERATOR_CACHE_SIZE)
+class OperatorCache:
+    """The operators solved last, each under the arguments of ``refit_operators``."""
+
+    def __init__(self) -> None:
+        self.solved: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
+        self.room = OPERATORS_KEPT
+
+    def get(self, wanted: list[tuple]) -> list[tuple[Tensor, Tensor]]:
+        """What one batch needs, solved where it is not held."""
+        self.room = max(self.room, min(OPERATORS_KEPT_AT_MOST, OPERATORS_KEPT_FOR_EACH_NEEDED * len(wanted)))
+        found = []
+        for arguments in wanted:
+            if arguments not in self.solved:
+                self.solved[arguments] = refit_operators(*arguments)
+            self.solved.move_to_end(arguments)
+            found.append(self.solved[arguments])
+        while len(self.solved) > self.room:
+            self.solved.popitem(last=False)
+        return found
+
+
+OPERATORS = OperatorCache()
+
+
+@lru_cache(maxsize=128)
 def growth(num_basis: int, widths: tuple[float, ...], num_samples: int, ridge: float, tau: float) -> float:
     """By what factor an old signal grows with each update at τ, in the long run: the spectral radius of A.
 
     It stays near or under 1 unless the samples are too few for the basis: what lies between them is then left to the
     regression, which may answer with anything, and each update takes that answer for the signal.
     """
-    solve, cpu = refit_operators.__wrapped__, torch.device("cpu")  # no operator of a run: not in its cache
-    power, _ = solve(num_basis, widths, num_samples, ridge, tau, 32, False, torch.float64, cpu)
+    settings = (num_basis, widths, num_samples, ridge, tau)
+    power, _ = refit_operators(*settings, 32, False, torch.float64, torch.device("cpu"))
     doublings = 7
     for _ in range(doublings):
         power = power @ power
@@ -129,13 +154,9 @@ def _update(
     taus = CONTRACTIONS[contraction](num_tokens, lengths, tau)
     taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
     alike, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
-    operators = []
-    for distinct_tau, used in alike.tolist():
-        keep, fit = refit_operators(
-            *(num_basis, tuple(widths), num_samples, ridge, distinct_tau, int(used)),
-            *(histogram is not None, like.dtype, like.device),
-        )
-        operators.append((keep, fit if used == length else F.pad(fit, (0, length - fit.shape[1]))))
+    settings, kind = (num_basis, tuple(widths), num_samples, ridge), (histogram is not None, like.dtype, like.device)
+    operators = OPERATORS.get([(*settings, tau_alike, int(used), *kind) for tau_alike, used in alike.tolist()])
+    operators = [(keep, _padded(fit, length)) for keep, fit in operators]
     if len(operators) == 1:
         keep, fit = (operator[None] for operator in operators[0])
     else:
@@ -144,6 +165,10 @@ def _update(
         return _Update(keep, fit, None)
     positions = sample_positions(histogram, num_samples, sampling, num_tokens, seed)
     return _Update(keep, fit, GaussianBasis(num_basis, widths).evaluate(positions).to(like.dtype))
+
+
+def _padded(fit: Tensor, length: int) -> Tensor:
+    return fit if fit.shape[1] == length else F.pad(fit, (0, length - fit.shape[1]))
 
 
 def _times(operator: Tensor, x: Tensor) -> Tensor:

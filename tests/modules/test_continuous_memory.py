@@ -14,13 +14,15 @@ from fairseq_infformer.modules import (
     ContinuousState,
     GaussianBasis,
     reference,
+    refit,
 )
 from fairseq_infformer.modules.density import GaussianDensity
 from fairseq_infformer.modules.refit import (
     CONTRACTIONS,
-    OPERATOR_CACHE_SIZE,
+    OPERATORS,
+    OPERATORS_KEPT,
+    OPERATORS_KEPT_AT_MOST,
     proportional_contraction,
-    refit_operators,
 )
 from fairseq_infformer.modules.sampling import hashed_uniform
 
@@ -326,9 +328,9 @@ def test_autocast_remembers_in_float32(memory):
 @pytest.fixture
 def no_operators() -> Iterator[None]:
     """An empty cache of operators, and no operators of this test for the others."""
-    refit_operators.cache_clear()
+    OPERATORS.__init__()
     yield
-    refit_operators.cache_clear()
+    OPERATORS.__init__()
 
 
 def test_operators_solved_under_inference_mode_serve_training(memory, no_operators):
@@ -394,7 +396,7 @@ def test_the_share_of_every_token_stays_equal_on_the_grid():
         taus.add(float(tau))
         shares = torch.cat([shares * tau, 1 - tau])
     torch.testing.assert_close(shares * 2000, torch.ones_like(shares), rtol=0, atol=0.025)
-    assert len(taus) < OPERATOR_CACHE_SIZE, "a long document must not solve the same operator twice"
+    assert len(taus) < OPERATORS_KEPT_AT_MOST, "rows of all ages must find their operators"
 
 
 @pytest.mark.parametrize("num_tokens, length", [(512, 512), (511, 32), (1, 7), (16 * 33, 33), (100, 8000)])
@@ -408,10 +410,28 @@ def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
     for memory in (first, second):
         state = memory.write(empty(memory, 1), vectors(1, 4))
         memory.write(state, vectors(1, 4))
-    assert refit_operators.cache_info().misses == 2, "one for the first write and one for the second"
-    for length in range(1, OPERATOR_CACHE_SIZE + 20):
+    assert len(OPERATORS.solved) == 2, "one for the first write and one for the second"
+    for length in range(1, 200):
         first.write(empty(first, 1), vectors(1, length))
-    assert refit_operators.cache_info().currsize <= OPERATOR_CACHE_SIZE
+    assert len(OPERATORS.solved) == OPERATORS_KEPT
+    for batch in (10, 200):
+        for _ in range(3):
+            x = vectors(batch, batch)
+            first.write(empty(first, batch), x, lengths=torch.arange(1, batch + 1))
+        assert len(OPERATORS.solved) <= OPERATORS_KEPT_AT_MOST
+
+
+def test_rows_of_different_ages_find_their_operators_again(no_operators, monkeypatch):
+    """Documents of 40 segments, each row at another place: what the first rows needed serves the others."""
+    memory = ContinuousMemory(GaussianBasis(7, (0.1,)), 5, contraction="proportional")
+    solved = []
+    solve = refit.refit_operators
+    monkeypatch.setattr(refit, "refit_operators", lambda *arguments: solved.append(arguments) or solve(*arguments))
+    state = empty(memory, 8)
+    for segment in range(200):
+        reset = (torch.arange(8) * 5 + segment) % 40 == 0
+        state = memory.write(state, vectors(8, 4), reset=reset)
+    assert len(solved) == len(set(solved)), "each operator is solved once"
 
 
 # ---- Compiled
