@@ -1,6 +1,7 @@
 """Gaussian basis functions on [0, 1]."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +13,43 @@ def gaussian_pdf(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return torch.exp(-0.5 * (t - mean).square() / variance) / (2 * math.pi * variance).sqrt()
 
 
-class GaussianBasis(nn.Module):
+class GaussianFunctions(ABC):
+    """A set of N Gaussians on the line, whatever their centres and widths."""
+
+    @abstractmethod
+    def grid_like(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres and widths, (N,) each, on the device of ``t``, in float64 if ``t`` is, else in float32."""
+
+    @abstractmethod
+    def by_width(self) -> list[tuple[int, float]]:
+        """How many functions there are of each width, and the width, in the order of the functions."""
+
+    def evaluate(self, t: Tensor) -> Tensor:
+        """Values of every basis function.
+
+        Args:
+            t: positions, any shape (...).
+
+        Returns:
+            (..., N), in float64 if ``t`` is float64, else in float32.
+        """
+        centers, scales = self.grid_like(t)
+        return gaussian_pdf(t.unsqueeze(-1), centers, scales.square())
+
+    def expected(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Expectation ``E[ψ(t)]`` under ``t ~ N(mean, variance)``, in closed form ``N(mean; c, variance + s²)``.
+
+        Args:
+            mean: (...). variance: (...), non-negative.
+
+        Returns:
+            (..., N), in float64 if ``mean`` is float64, else in float32.
+        """
+        centers, scales = self.grid_like(mean)
+        return gaussian_pdf(mean.unsqueeze(-1), centers, variance.unsqueeze(-1) + scales.square())
+
+
+class GaussianBasis(nn.Module, GaussianFunctions):
     """N Gaussian radial basis functions ``ψ_j(t) = N(t; c_j, s_j²)`` (paper, section 3.1).
 
     The centres ``c_j`` are evenly spaced on [0, 1], both ends included, and every centre occurs once with every
@@ -51,35 +88,13 @@ class GaussianBasis(nn.Module):
         return centers.repeat(len(widths)), widths.repeat_interleave(len(centers))
 
     def grid_like(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres and widths on the device of ``t``, in float64 if ``t`` is, else in float32."""
         if t.dtype == torch.float64:
             centers, scales = self.float64_grid()
             return centers.to(t.device), scales.to(t.device)
         return self.centers, self.scales
 
-    def evaluate(self, t: Tensor) -> Tensor:
-        """Values of every basis function.
-
-        Args:
-            t: positions, any shape (...).
-
-        Returns:
-            (..., N), in float64 if ``t`` is float64, else in float32.
-        """
-        centers, scales = self.grid_like(t)
-        return gaussian_pdf(t.unsqueeze(-1), centers, scales.square())
-
-    def expected(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Expectation ``E[ψ(t)]`` under ``t ~ N(mean, variance)``, in closed form ``N(mean; c, variance + s²)``.
-
-        Args:
-            mean: (...). variance: (...), non-negative.
-
-        Returns:
-            (..., N), in float64 if ``mean`` is float64, else in float32.
-        """
-        centers, scales = self.grid_like(mean)
-        return gaussian_pdf(mean.unsqueeze(-1), centers, variance.unsqueeze(-1) + scales.square())
+    def by_width(self) -> list[tuple[int, float]]:
+        return [(self.num_basis // len(self.widths), width) for width in self.widths]
 
     def extra_repr(self) -> str:
         return f"num_basis={self.num_basis}, widths={self.widths}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .basis import GaussianBasis
+from .coarse_basis import CoarseBasis
 from .density import Density, find_density
 
 
@@ -54,7 +55,7 @@ class ContinuousAttention(nn.Module):
             raise ValueError(f"min_width must lie in [0, 1), got {min_width}")
         self.embed_dim, self.num_heads, self.min_width = embed_dim, num_heads, min_width
         self.density = find_density(density)
-        self.basis = basis
+        self.basis, self.coarse_basis = basis, CoarseBasis(basis)
         self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.v_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
@@ -93,8 +94,9 @@ class ContinuousAttention(nn.Module):
         self._check(query, coefficients)
         with torch.autocast(query.device.type, enabled=False):  # positions are finer than half precision
             density = self.locate(query, coefficients)
-            values = self._heads(F.linear(coefficients, self.v_proj.weight.to(coefficients.dtype)))
-            context = density.read(values, self.basis)  # (B, H, T, d)
+            coarse = self.coarse_basis.resample(coefficients)  # the same signal in fewer numbers
+            values = self._heads(F.linear(coarse, self.v_proj.weight.to(coefficients.dtype)))
+            context = density.read(values, self.coarse_basis)  # (B, H, T, d)
         return self.out_proj(context.transpose(1, 2).flatten(2).to(query.dtype)), density
 
     def locate(self, query: Tensor, coefficients: Tensor) -> Density:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .basis import GaussianBasis, gaussian_pdf
+from .basis import GaussianFunctions, gaussian_pdf
 from .gaussian_read import gaussian_read
 
 
@@ -22,10 +22,10 @@ class Density(Protocol):
     mean: Tensor  # (...) in [0, 1]
     variance: Tensor  # (...) positive, in units of the interval squared
 
-    def expected(self, basis: GaussianBasis) -> Tensor:
+    def expected(self, basis: GaussianFunctions) -> Tensor:
         """``E[ψ(t)]``, (..., N)."""
 
-    def read(self, values: Tensor, basis: GaussianBasis) -> Tensor:
+    def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:
         """``E[Σ_j ψ_j(t) V_j]``, (B, H, T, d), for values (B, H, N, d): the fast path of ``expected @ values``."""
 
     def cdf(self, t: Tensor) -> Tensor:
@@ -77,10 +77,10 @@ class GaussianDensity(NamedTuple):
     mean: Tensor
     variance: Tensor
 
-    def expected(self, basis: GaussianBasis) -> Tensor:
+    def expected(self, basis: GaussianFunctions) -> Tensor:
         return basis.expected(self.mean, self.variance)
 
-    def read(self, values: Tensor, basis: GaussianBasis) -> Tensor:
+    def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:
         return gaussian_read(self.mean, self.variance, values, basis)
 
     def cdf(self, t: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class TruncatedGaussianDensity(NamedTuple):
         sigma = self.variance.sqrt()
         return normal_cdf((1 - self.mean) / sigma) - normal_cdf(-self.mean / sigma)
 
-    def expected(self, basis: GaussianBasis) -> Tensor:
+    def expected(self, basis: GaussianFunctions) -> Tensor:
         # The product of the two Gaussians is N(mean; c, variance + s²) times a Gaussian in t, whose mass inside
         # [0, 1] is what the cut leaves of it.
         centers, scales = basis.grid_like(self.mean)
@@ -112,7 +112,7 @@ class TruncatedGaussianDensity(NamedTuple):
         inside = normal_cdf((1 - product_mean) / product_sigma) - normal_cdf(-product_mean / product_sigma)
         return gaussian_pdf(mean, centers, total) * inside / self._mass().unsqueeze(-1)
 
-    def read(self, values: Tensor, basis: GaussianBasis) -> Tensor:
+    def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:
         return self.expected(basis) @ values
 
     def cdf(self, t: Tensor) -> Tensor:
@@ -133,10 +133,10 @@ class RenormalizedGaussianDensity(NamedTuple):
     mean: Tensor
     variance: Tensor
 
-    def expected(self, basis: GaussianBasis) -> Tensor:
+    def expected(self, basis: GaussianFunctions) -> Tensor:
         return basis.expected(self.mean, self.variance) / self._mass().unsqueeze(-1)
 
-    def read(self, values: Tensor, basis: GaussianBasis) -> Tensor:
+    def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:
         return gaussian_read(self.mean, self.variance, values, basis) / self._mass().unsqueeze(-1)
 
     _mass = TruncatedGaussianDensity._mass
@@ -154,7 +154,7 @@ class SparsemaxDensity(NamedTuple):
     mean: Tensor
     variance: Tensor
 
-    def expected(self, basis: GaussianBasis) -> Tensor:
+    def expected(self, basis: GaussianFunctions) -> Tensor:
         centers, scales = basis.grid_like(self.mean)
         reach = (5 * self.variance).sqrt().unsqueeze(-1)
         z, rho = (self.mean.unsqueeze(-1) - centers) / scales, reach / scales
@@ -171,7 +171,7 @@ class SparsemaxDensity(NamedTuple):
         narrow = narrow * _standard_normal(z)
         return torch.where(rho > (0.02 if rho.dtype == torch.float64 else 0.5), wide, narrow) / scales
 
-    def read(self, values: Tensor, basis: GaussianBasis) -> Tensor:
+    def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:
         return self.expected(basis) @ values
 
     def cdf(self, t: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from torch import Tensor
 from fairseq_infformer import modules
 from fairseq_infformer.modules import GaussianBasis, gaussian_read, gaussian_sum, reference
 
-# Of the last, the wider functions are rewritten as fewer ones.
 BASES = [
     GaussianBasis(24, (0.1,)),
     GaussianBasis(40, (0.05, 0.2)),
@@ -90,7 +89,9 @@ def test_one_argument_alone_may_ask_for_its_gradient(basis):
 def test_the_operator_keeps_what_it_promises_to_torch(basis, gradients):
     """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
     arguments = [x.detach().flatten(0, 1).requires_grad_(gradients) for x in inputs(basis)]
-    torch.library.opcheck(torch.ops.fairseq_infformer.gaussian_read, (*arguments, list(basis.widths)))
+    counts, widths = zip(*basis.by_width())
+    centers = basis.grid_like(arguments[0])[0]
+    torch.library.opcheck(torch.ops.fairseq_infformer.gaussian_read, (*arguments, centers, counts, widths))
 
 
 def test_no_queries_read_nothing(basis):

@@ -1,16 +1,14 @@
 import pytest
 import torch
 
-from fairseq_infformer.modules.basis import gaussian_pdf
-from fairseq_infformer.modules.coarse_grid import coarse_grid
-
-CPU = torch.device("cpu")
+from fairseq_infformer.modules.basis import GaussianBasis, gaussian_pdf
+from fairseq_infformer.modules.coarse_basis import CoarseBasis, coarse_grid
 
 
 @pytest.mark.parametrize("count, width, fewer", [(256, 0.05, 83), (90, 0.15, 48), (2000, 0.01, 289), (60, 2.0, 32)])
 def test_fewer_functions_are_the_same_functions(count, width, fewer):
     """Up to the second derivative, which the gradient of the variance rests on, inside [0, 1] and outside."""
-    grid = coarse_grid(count, width, torch.float64, CPU)
+    grid = coarse_grid(count, width)
     assert len(grid.centers) == fewer
     t = torch.linspace(-1, 2, 3001, dtype=torch.float64)
     fine = torch.linspace(0, 1, count, dtype=torch.float64)
@@ -27,15 +25,22 @@ def test_fewer_functions_are_the_same_functions(count, width, fewer):
 
 @pytest.mark.parametrize("count, width", [(1, 0.05), (3, 0.5), (256, 0.01), (32, 0.05)])
 def test_functions_that_overlap_little_stay_as_they_are(count, width):
-    grid = coarse_grid(count, width, torch.float64, CPU)
+    grid = coarse_grid(count, width)
     assert grid.resample is None and grid.width == width
     torch.testing.assert_close(grid.centers, torch.linspace(0, 1, count, dtype=torch.float64))
 
 
-def test_a_grid_made_in_inference_mode_serves_training():
-    coarse_grid.cache_clear()
-    with torch.inference_mode():
-        coarse_grid(256, 0.05, torch.float32, CPU)
-    values = torch.ones(256, 1, requires_grad=True)
-    (coarse_grid(256, 0.05, torch.float32, CPU).resample @ values).sum().backward()
-    assert bool(values.grad.isfinite().all())
+@pytest.mark.parametrize("basis", [GaussianBasis(180, (0.02, 0.15)), GaussianBasis(12, (0.05,))])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_signals_of_the_basis_are_signals_of_the_coarse_one(basis, dtype, tolerance):
+    coarse = CoarseBasis(basis).to(torch.bfloat16)  # as a model in half precision does
+    torch.manual_seed(0)
+    coefficients, t = torch.randn(2, basis.num_basis, 3, dtype=dtype), torch.linspace(0, 1, 50, dtype=dtype)
+    signal = basis.evaluate(t) @ coefficients
+    error = coarse.evaluate(t) @ coarse.resample(coefficients) - signal
+    assert float(error.abs().max()) < tolerance * float(signal.abs().max())
+    mean, variance = t, 0.01 + t.square()
+    read = basis.expected(mean, variance) @ coefficients
+    error = coarse.expected(mean, variance) @ coarse.resample(coefficients) - read
+    assert float(error.abs().max()) < tolerance * float(read.abs().max())
+    assert not coarse.state_dict()
