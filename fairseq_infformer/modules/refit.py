@@ -240,6 +240,8 @@ def _(coefficients: Tensor, x: Tensor, *settings: object) -> Tensor:
 @torch.library.custom_op("fairseq_infformer::refit_transposed", mutates_args=())
 def refit_transposed(
     grad: Tensor,
+    for_coefficients: bool,
+    for_x: bool,
     length: int,
     num_tokens: Tensor,
     lengths: Tensor,
@@ -252,21 +254,27 @@ def refit_transposed(
     sampling: str,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients (B, N, C) and (B, L, C) of ``refit``'s coefficients and ``x``: its transposed map, of ``grad``."""
+    """The gradients of ``refit``'s coefficients (B, N, C) and ``x`` (B, L, C): its transposed map, of ``grad``.
+
+    What is not asked for comes back empty.
+    """
     settings = (widths, num_samples, ridge, contraction, tau, sampling, seed)
     update = _update(grad, length, num_tokens, lengths, histogram, *settings)
     adds = (lengths > 0).to(grad.device)[:, None, None]
+    old, new = grad.new_empty(0), grad.new_empty(0)
     with torch.autocast(grad.device.type, enabled=False):
-        new = _times(update.fit.transpose(1, 2), grad) * adds
-        old = _times(update.keep.transpose(1, 2), grad)
-        if update.signal is not None:
-            old = update.signal.transpose(1, 2) @ old
-    return torch.where(adds, old, grad), new
+        if for_coefficients:
+            old = _times(update.keep.transpose(1, 2), grad)
+            old = torch.where(adds, old if update.signal is None else update.signal.transpose(1, 2) @ old, grad)
+        if for_x:
+            new = _times(update.fit.transpose(1, 2), grad) * adds
+    return old, new
 
 
 @refit_transposed.register_fake
-def _(grad: Tensor, length: int, *settings: object) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(grad), grad.new_empty(grad.shape[0], length, grad.shape[2])
+def _(grad: Tensor, for_coefficients: bool, for_x: bool, length: int, *settings: object) -> tuple[Tensor, Tensor]:
+    old = torch.empty_like(grad) if for_coefficients else grad.new_empty(0)
+    return old, grad.new_empty(grad.shape[0], length, grad.shape[2]) if for_x else grad.new_empty(0)
 
 
 def _save(ctx, inputs: tuple, output: Tensor) -> None:
@@ -275,7 +283,9 @@ def _save(ctx, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx, grad: Tensor) -> tuple[Optional[Tensor], ...]:
-    return (*refit_transposed(grad.contiguous(), *ctx.arguments), *[None] * (len(ctx.arguments) - 1))
+    wanted = ctx.needs_input_grad[:2]
+    found = refit_transposed(grad.contiguous(), *wanted, *ctx.arguments)
+    return (*(part if asked else None for part, asked in zip(found, wanted)), *[None] * (len(ctx.arguments) - 1))
 
 
 refit.register_autograd(_backward, setup_context=_save)

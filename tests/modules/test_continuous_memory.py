@@ -117,6 +117,25 @@ def test_gradients_are_those_of_the_reference(memory):
     assert bool(fast[1][0, :4].all())
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_argument_alone_may_ask_for_its_gradient(memory, which):
+    old, x = after(memory, [5]), vectors(1, 6)
+    arguments = [old.coefficients, x]
+    together = [argument.clone().requires_grad_() for argument in arguments]
+    arguments[which] = alone = arguments[which].clone().requires_grad_()
+    for coefficients, new in (arguments, together):
+        memory.write(ContinuousState(coefficients, old.num_tokens), new).coefficients.square().sum().backward()
+    assert torch.equal(alone.grad, together[which].grad)
+
+
+def test_the_operator_keeps_what_it_promises_to_torch(memory):
+    """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
+    old, x = after(memory, [5]), vectors(1, 6).requires_grad_()
+    settings = (list(memory.basis.widths), 10, 0.3, memory.contraction, 0.6, "uniform", 0)
+    arguments = (old.coefficients.requires_grad_(), x, old.num_tokens, torch.tensor([6]), None, *settings)
+    torch.library.opcheck(torch.ops.fairseq_infformer.refit, arguments)
+
+
 def test_gradcheck(memory):
     old = after(memory, [5])
 
