@@ -80,5 +80,5 @@ def test_the_readme_s_memory_runs_without_fairseq(tmp_path):
 def test_the_walk_sees_relative_and_absolute_imports():
     assert "modules" in imported_parts("models")
     assert "data" in imported_parts("tasks")
-    assert f"{NAME}.modules.basis.GaussianBasis" in set(imports(PACKAGE / "modules" / "density.py"))
+    assert f"{NAME}.modules.basis.gaussian_pdf" in set(imports(PACKAGE / "modules" / "density.py"))
     assert f"{NAME}.errors" in set(imports(PACKAGE / "__init__.py"))
