@@ -1,6 +1,6 @@
 # Sourced by staged recipes: the environment, --stage/--stop-stage, and what every stage starts with.
 #
-# A recipe sets `root`, calls `parse_stages "$@"` with its own options read from $rest, and wraps each step in
+# A recipe sets `root` before, reads its options, `stage` and `stop_stage` among them, and wraps each step in
 # `if stage N "what it does"; then … fi`.
 set -euo pipefail
 

@@ -99,7 +99,7 @@ class TruncatedGaussianDensity(NamedTuple):
 
     def _mass(self) -> Tensor:
         sigma = self.variance.sqrt()
-        return normal_cdf((1 - self.mean) / sigma) - normal_cdf(-self.mean / sigma)
+        return normal_mass(-self.mean / sigma, (1 - self.mean) / sigma)
 
     def expected(self, basis: GaussianFunctions) -> Tensor:
         # The product of the two Gaussians is N(mean; c, variance + s²) times a Gaussian in t, whose mass inside
@@ -109,7 +109,7 @@ class TruncatedGaussianDensity(NamedTuple):
         total = variance + scales.square()
         product_mean = (mean * scales.square() + centers * variance) / total
         product_sigma = (variance * scales.square() / total).sqrt()
-        inside = normal_cdf((1 - product_mean) / product_sigma) - normal_cdf(-product_mean / product_sigma)
+        inside = normal_mass(-product_mean / product_sigma, (1 - product_mean) / product_sigma)
         return gaussian_pdf(mean, centers, total) * inside / self._mass().unsqueeze(-1)
 
     def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:

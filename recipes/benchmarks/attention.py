@@ -20,6 +20,8 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from measure import resident
+
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, attention_mask
 from fairseq_infformer.modules.relative_attention import RelativeAttention, sinusoidal_distances
@@ -64,18 +66,13 @@ class Case:
         return middle - start, time.perf_counter() - middle
 
 
-def _resident(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
 def peak_memory(name: str, args: argparse.Namespace) -> float:
     """MiB that one run adds at its peak; call it in a process of its own."""
     torch.set_num_threads(args.threads)
     case = Case(name, args)
-    before = _resident("VmRSS")
+    before = resident()
     case.run()
-    return _resident("VmHWM") - before
+    return (resident("VmHWM") - before) / 2**20
 
 
 def main() -> None:
