@@ -3,12 +3,19 @@
 import builtins
 import collections
 import enum
+import functools
+import os
+import pickle
+import re
 import typing
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.dataclass import constants
 from fairseq.distributed.utils import _TensorPlaceholder
 from omegaconf import base, dictconfig, listconfig, nodes
+
+from .errors import InputError
 
 
 def allow_configurations_in_broadcasts() -> None:
@@ -30,4 +37,34 @@ def allow_configurations_in_broadcasts() -> None:
     torch.serialization.add_safe_globals(plain + configuration + choices + [_TensorPlaceholder])
 
 
+def load_checkpoints_as_data() -> None:
+    """Let no checkpoint run anything, and tell in one line which one cannot be read.
+
+    fairseq leaves torch.load's ``weights_only`` at its default, which the environment can turn off; and where torch
+    refuses a file, its message of many lines begins with how to load it all the same.
+    """
+    load = checkpoint_utils.load_checkpoint_to_cpu
+
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path: str, *args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
+        if os.environ.get(RUNS_PICKLES, "0").lower() in ("1", "y", "yes", "true"):  # as torch reads it
+            raise InputError(f"{RUNS_PICKLES} is set, so that {path} could run anything when it is read; unset it")
+        try:
+            return load(path, *args, **kwargs)
+        except OSError as error:
+            raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        except Exception as error:
+            found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+            reason = (
+                f"holds {found[1]}, and reading that could run anything: only tensors and plain values are read"
+                if found
+                else "cannot be read: it is damaged, or something else"
+            )
+            raise InputError(f"checkpoint {path} {reason}; take one that this plugin has written") from error
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+RUNS_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+load_checkpoints_as_data()
 allow_configurations_in_broadcasts()

@@ -12,9 +12,11 @@ import torch
 from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
+from fairseq_infformer.cli import checkpoints
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.models import infinite_former_lm  # noqa: F401  (registers the model)
+from fairseq_infformer.models import pretrained
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM, check_dictionary
 from fairseq_infformer.tasks.streaming_language_modeling import (
     StreamingLanguageModelingConfig,
     StreamingLanguageModelingTask,
@@ -36,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         "spaces, and each line's end counts as one), so models with different vocabularies can be compared.",
     )
     parser.add_argument("data", help="directory made by prepare.sh")
-    parser.add_argument("--path", required=True, help="checkpoint")
+    parser.add_argument("--path", required=True, help="checkpoint, or directory made of one by infformer-export")
     parser.add_argument("--split", default="test", help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=1, help="streams read side by side (default: %(default)s)")
     parser.add_argument("--tokens-per-sample", type=int, help="tokens of a segment (default: as trained)")
@@ -55,15 +57,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
-    if not Path(args.path).is_file():
-        raise InputError(f"there is no checkpoint {args.path}")
-    saved = checkpoint_utils.load_checkpoint_to_cpu(args.path)["cfg"]
-    if saved["task"]["_name"] != "streaming_language_modeling":
-        raise InputError(f"{args.path} was trained with --task {saved['task']['_name']}, not on streams")
+    exported = Path(args.path).is_dir()
+    saved = pretrained.read_config(Path(args.path)) if exported else checkpoints.read(args.path)["cfg"]
+    trained = checkpoints.task_settings(saved["task"], args.path)
     cfg = StreamingLanguageModelingConfig(
         data=args.data,
-        tokens_per_sample=args.tokens_per_sample or saved["task"]["tokens_per_sample"],
-        document_boundaries=args.document_boundaries or saved["task"]["document_boundaries"],
+        tokens_per_sample=args.tokens_per_sample or trained["tokens_per_sample"],
+        document_boundaries=args.document_boundaries or trained["document_boundaries"],
         batch_size_valid=None,
     )
     task = StreamingLanguageModelingTask.setup_task(cfg)
@@ -71,6 +71,10 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     overrides = {"ltm_ablation": args.ablation}
     if args.stm_length is not None:
         overrides["stm_length"] = args.stm_length
+    if exported:
+        model = InfiniteFormerLM.from_pretrained(args.path, **overrides)
+        check_dictionary(model.state_dict(), task.dictionary)
+        return model, task
     models, _, _ = checkpoint_utils.load_model_ensemble_and_task([args.path], overrides, task)
     return models[0].eval(), task
 

@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -37,6 +38,8 @@ from fairseq_infformer.modules.decoder_layer import (
 )
 from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
+
+from . import pretrained
 
 
 @dataclass
@@ -161,8 +164,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 self.output_projection.weight = embed_tokens.weight
         self.slots: dict[bool, MemorySlot] = {}  # by self.training
         # A checkpoint used with another dictionary of the same size would be scored without a word.
-        words = "\n".join(dictionary.symbols).encode()
-        self.register_buffer("dictionary_checksum", torch.tensor(zlib.crc32(words), dtype=torch.int64))
+        self.register_buffer("dictionary_checksum", torch.tensor(_checksum(dictionary), dtype=torch.int64))
 
     def forward(
         self,
@@ -178,18 +180,21 @@ class InfiniteFormerDecoder(FairseqDecoder):
         Args:
             src_tokens: (B, T). src_lengths: not used.
             segment: the segment's number in its stream; the memory goes on from the segment before.
-            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left.
-            reset: (B,) bool, on the host: the rows that start with an empty memory.
+            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left; None: all.
+            reset: (B,) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
 
         Returns:
             logits (B, T, V), or features (B, T, C) under the adaptive softmax, and a dict: ``attn`` (None) and
             ``densities``, what each layer's long-term memory says of its read.
         """
-        if segment is None or lengths is None or reset is None:
+        if segment is None:
             raise InputError(
                 "the batch carries no stream information, so its memory cannot be right: give "
                 "--task streaming_language_modeling"
             )
+        rows, width = src_tokens.shape
+        lengths = np.full(rows, width) if lengths is None else lengths
+        reset = np.full(rows, segment == 0) if reset is None else reset
         features, densities = self.extract_features(src_tokens, segment, lengths, reset)
         if self.output_projection is not None:
             features = self.output_projection(features)
@@ -248,24 +253,63 @@ class InfiniteFormerLM(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
         """Build the model for ``task.source_dictionary``; InputError names a setting that cannot be."""
+        return cls.build(cfg, task.source_dictionary)
+
+    @classmethod
+    def build(cls, cfg: InfiniteFormerConfig, dictionary: Dictionary) -> "InfiniteFormerLM":
+        """Build the model for a dictionary; InputError names a setting that cannot be."""
         try:
-            return cls(build_decoder(cfg, task.source_dictionary))
+            return cls(build_decoder(cfg, dictionary))
         except InputError:
             raise
         except ValueError as error:
             raise InputError(str(error)) from error
+        except (ArithmeticError, RuntimeError) as error:  # of 0 heads, or a negative width
+            raise InputError(f"no model can be built with these settings: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **settings: Any) -> "InfiniteFormerLM":
+        """Read what ``infformer-export`` wrote, and run nothing of it: no file is a pickle.
+
+        Args:
+            directory: has model.safetensors, config.json and dict.txt.
+            settings: of InfiniteFormerConfig, to be used in place of the saved ones, such as ``stm_length``.
+
+        Returns:
+            the model in float32, on the CPU and in evaluation mode; its dictionary is ``model.decoder.dictionary``.
+            Call it with a text's segments in order, ``model(tokens, segment=0)`` and so on, and its output with
+            ``model.get_normalized_probs(out, log_probs=True)``, (B, T, V).
+        """
+        folder = Path(directory)
+        config = pretrained.read_config(folder)
+        pretrained.check_files(folder, config["sha256"])
+        source = folder / pretrained.CONFIG
+        pretrained.configuration(InfiniteFormerConfig, settings, "from_pretrained")
+        cfg = pretrained.configuration(InfiniteFormerConfig, config["model"] | settings, source)
+        model = cls.build(cfg, pretrained.read_dictionary(folder))
+        pretrained.read_weights(folder, model)
+        return model.eval()
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        saved = state_dict.get("decoder.dictionary_checksum")
-        if saved is not None and int(saved) != int(self.decoder.dictionary_checksum):
-            raise InputError(
-                f"the data's dict.txt ({len(self.decoder.dictionary)} types) is not the one that the checkpoint was "
-                "trained with; binarise the data with the training corpus' dictionary (prepare.sh --dict)"
-            )
+        check_dictionary(state_dict, self.decoder.dictionary)
         try:
             return super().load_state_dict(state_dict, strict, model_cfg, args)
         except ValueError as error:  # the basis differs
             raise InputError(str(error)) from error
+
+
+def _checksum(dictionary: Dictionary) -> int:
+    return zlib.crc32("\n".join(dictionary.symbols).encode())
+
+
+def check_dictionary(state_dict: dict[str, Tensor], dictionary: Dictionary) -> None:
+    """InputError if a model's state was trained with another dictionary."""
+    saved = state_dict.get("decoder.dictionary_checksum")
+    if saved is not None and int(saved) != _checksum(dictionary):
+        raise InputError(
+            f"the data's dict.txt ({len(dictionary)} types) is not the one that the checkpoint was trained with; "
+            "binarise the data with the training corpus' dictionary (prepare.sh --dict)"
+        )
 
 
 def _numbers(text: str, kind: type, option: str) -> list:
