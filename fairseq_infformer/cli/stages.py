@@ -93,7 +93,8 @@ class Workplace:
     def _remove(self, path: Path) -> None:
         # Renamed first: a folder that is half removed must not pass for a finished stage.
         if path.exists():
-            self._throw_away(path)
+            if path != self.folder / "rubbish":
+                self._throw_away(path)
             shutil.rmtree(self.folder / "rubbish")
 
     def _throw_away(self, path: Path) -> None:

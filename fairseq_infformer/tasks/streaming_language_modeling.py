@@ -119,7 +119,10 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"{path} does not exist: --document-boundaries reset needs data prepared with --documents; "
                 "give --document-boundaries ignore to read it as one text"
             )
-        starts = np.load(path)
+        try:
+            starts = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path} does not hold the offsets of documents; prepare the data again") from error
         if not (len(starts) and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
             raise InputError(f"{path} does not fit the {num_tokens} tokens beside it; prepare the data again")
         return starts
