@@ -230,7 +230,6 @@ def test_names_of_books_are_read_and_written_nowhere(raw, tmp_path):
         "`touch sprung`",
         "; touch sprung",
         "-rf",
-        "a\nb",
         "..\\..\\windows",
         "%2e%2e%2fup",
         "*",
@@ -246,6 +245,15 @@ def test_names_of_books_are_read_and_written_nowhere(raw, tmp_path):
         *(f"{s}.{e}" for s in ("train", "valid") for e in ("bin", "idx", "documents.npy")),
     }
     assert {str(path.relative_to(tmp_path)) for path in made} == {"data", *(f"data/{end}" for end in ends)}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", os.fsdecode(b"\xff")])
+@pytest.mark.parametrize("split", [True, False])
+def test_a_name_that_cannot_be_told_in_a_line_is_refused(name, split, raw, tmp_path):
+    (raw / f"test{name}" if split else raw / "train" / name).write_text(TEXT)
+    with pytest.raises(InputError, match=r"the name '.*\\.*' in .* is not plain UTF-8 text; rename it") as error:
+        prepared(raw, tmp_path / "data")
+    assert str(error.value).isprintable() and not list(tmp_path.glob("data*"))
 
 
 def archive(kind: str, path: Path, name: str) -> None:

@@ -1,6 +1,7 @@
 """Raw text as it is found: its splits, its lines, its counts and the lines at which its documents start."""
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
@@ -33,6 +34,8 @@ def find_splits(raw: Path) -> dict[str, Path]:
     if not raw.is_dir():
         raise InputError(f"--raw {raw} is not a folder; give the folder that holds the splits")
     entries = sorted(entry for entry in raw.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        _refuse_name(entry)
     found: dict[str, Path] = {}
     for split in SPLITS:
         named = [entry for entry in entries if split in entry.name.lower()]
@@ -63,9 +66,17 @@ def files_of(entry: Path) -> list[Path]:
         if not file.is_file():
             raise InputError(f"{file} is not a file; a split is one file or a folder that holds files only")
         refuse_archive(file)
+        _refuse_name(file)
     if not files:
         raise InputError(f"{entry} is an empty folder; put the text of the split there")
     return files
+
+
+def _refuse_name(path: Path) -> None:
+    # Names are printed, and noted in stats.json: a control character could do anything to a terminal, and what is not
+    # UTF-8 (a surrogate here) cannot be written.
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path.name):
+        raise InputError(f"the name {path.name!a} in {path.parent} is not plain UTF-8 text; rename it")
 
 
 def refuse_archive(file: Path) -> None:
