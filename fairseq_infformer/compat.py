@@ -3,11 +3,13 @@
 import builtins
 import collections
 import enum
+import functools
 import typing
 
 import torch
 from fairseq.dataclass import constants
 from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.trainer import Trainer
 from omegaconf import base, dictconfig, listconfig, nodes
 
 
@@ -30,4 +32,22 @@ def allow_configurations_in_broadcasts() -> None:
     torch.serialization.add_safe_globals(plain + configuration + choices + [_TensorPlaceholder])
 
 
+def collect_memory_before_saving() -> None:
+    """Let a task gather what its ranks remember.
+
+    A checkpoint is put together on the first rank alone, and fairseq asks the task for its part there, where a
+    collective would wait for ever. The last thing that every rank does before is to consolidate the optimizer.
+    """
+    consolidate = Trainer.consolidate_optimizer
+
+    @functools.wraps(consolidate)
+    def consolidate_and_collect(trainer: Trainer) -> None:
+        consolidate(trainer)
+        if hasattr(trainer.task, "collect_memory"):
+            trainer.task.collect_memory(trainer.data_parallel_process_group, trainer.device)
+
+    Trainer.consolidate_optimizer = consolidate_and_collect
+
+
 allow_configurations_in_broadcasts()
+collect_memory_before_saving()
