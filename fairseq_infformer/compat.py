@@ -4,12 +4,12 @@ import builtins
 import collections
 import enum
 import functools
-import typing
+from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.dataclass import constants
 from fairseq.distributed.utils import _TensorPlaceholder
-from fairseq.trainer import Trainer
 from omegaconf import base, dictconfig, listconfig, nodes
 
 
@@ -20,7 +20,7 @@ def allow_configurations_in_broadcasts() -> None:
     torch 2.6, torch.load refuses the configuration in it. What it holds beside tensors runs no code when it is
     read, so it is named as safe, instead of loading everything as unsafe pickles.
     """
-    plain = [typing.Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
+    plain = [Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
     configuration = [
         dictconfig.DictConfig,
         listconfig.ListConfig,
@@ -36,17 +36,17 @@ def collect_memory_before_saving() -> None:
     """Let a task gather what its ranks remember.
 
     A checkpoint is put together on the first rank alone, and fairseq asks the task for its part there, where a
-    collective would wait for ever. The last thing that every rank does before is to consolidate the optimizer.
+    collective would wait for ever. Every rank does call the function that decides whether to save.
     """
-    consolidate = Trainer.consolidate_optimizer
+    save = checkpoint_utils.save_checkpoint
 
-    @functools.wraps(consolidate)
-    def consolidate_and_collect(trainer: Trainer) -> None:
-        consolidate(trainer)
-        if hasattr(trainer.task, "collect_memory"):
+    @functools.wraps(save)
+    def collect_and_save(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
+        if not cfg.no_save and hasattr(trainer.task, "collect_memory"):
             trainer.task.collect_memory(trainer.data_parallel_process_group, trainer.device)
+        return save(cfg, trainer, epoch_itr, val_loss)
 
-    Trainer.consolidate_optimizer = consolidate_and_collect
+    checkpoint_utils.save_checkpoint = collect_and_save
 
 
 allow_configurations_in_broadcasts()
