@@ -7,7 +7,7 @@ import functools
 import os
 import pickle
 import re
-import typing
+from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
@@ -17,6 +17,8 @@ from omegaconf import base, dictconfig, listconfig, nodes
 
 from .errors import InputError
 
+RUNS_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # a switch of torch's
+
 
 def allow_configurations_in_broadcasts() -> None:
     """Let ranks other than the first resume.
@@ -25,7 +27,7 @@ def allow_configurations_in_broadcasts() -> None:
     torch 2.6, torch.load refuses the configuration in it. What it holds beside tensors runs no code when it is
     read, so it is named as safe, instead of loading everything as unsafe pickles.
     """
-    plain = [typing.Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
+    plain = [Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
     configuration = [
         dictconfig.DictConfig,
         listconfig.ListConfig,
@@ -46,7 +48,7 @@ def load_checkpoints_as_data() -> None:
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
-    def load_checkpoint_to_cpu(path: str, *args: typing.Any, **kwargs: typing.Any) -> dict[str, typing.Any]:
+    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if os.environ.get(RUNS_PICKLES, "0").lower() in ("1", "y", "yes", "true"):  # as torch reads it
             raise InputError(f"{RUNS_PICKLES} is set, so that {path} could run anything when it is read; unset it")
         try:
@@ -65,6 +67,23 @@ def load_checkpoints_as_data() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
 
-RUNS_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-load_checkpoints_as_data()
+def collect_memory_before_saving() -> None:
+    """Let a task gather what its ranks remember.
+
+    A checkpoint is put together on the first rank alone, and fairseq asks the task for its part there, where a
+    collective would wait for ever. Every rank does call the function that decides whether to save.
+    """
+    save = checkpoint_utils.save_checkpoint
+
+    @functools.wraps(save)
+    def collect_and_save(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
+        if not cfg.no_save and hasattr(trainer.task, "collect_memory"):
+            trainer.task.collect_memory(trainer.data_parallel_process_group, trainer.device)
+        return save(cfg, trainer, epoch_itr, val_loss)
+
+    checkpoint_utils.save_checkpoint = collect_and_save
+
+
 allow_configurations_in_broadcasts()
+collect_memory_before_saving()
+load_checkpoints_as_data()

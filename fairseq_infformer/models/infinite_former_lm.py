@@ -1,5 +1,6 @@
 """The ∞-former language model for fairseq: configuration, decoder and model."""
 
+import logging
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from fairseq.models import (
 from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
@@ -40,6 +41,8 @@ from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
 
 from . import pretrained
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -207,6 +210,13 @@ class InfiniteFormerDecoder(FairseqDecoder):
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
         x = F.dropout(self.embed_tokens(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
+        x, densities, after = self._through_layers(x, in_row, empty, before)
+        self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, after))
+        return self.final_norm(x), densities
+
+    def _through_layers(
+        self, x: Tensor, in_row: Tensor, empty: Tensor, before: tuple[LayerState, ...]
+    ) -> tuple[Tensor, list[Any], tuple[LayerState, ...]]:
         after, densities, mask = [], [], None
         for layer, state in zip(self.layers, before):
             state = self._ablate(layer.advance(state, empty))
@@ -218,12 +228,13 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 x, state = layer(x, in_row, state, mask)
             densities += [state.looked] if state.looked is not None else []
             after.append(state)
-        self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, tuple(after)))
-        return self.final_norm(x), densities
+        return x, densities, tuple(after)
 
     def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
         slot = self.slots.get(self.training)
         if slot is None or bool(reset.all()):
+            if not bool(reset.all()):
+                logger.warning(f"nothing is remembered of the text before segment {segment}: the memory starts empty")
             return tuple(layer.initial_state(x) for layer in self.layers)
         states = slot.before if slot.segment == segment else slot.after
         rows = states[0].recent.hidden.shape[0]
@@ -232,6 +243,30 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 f"the memory has {rows} rows and the batch {x.shape[0]}: a stream cannot go on with another batch size"
             )
         return states
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """What training remembers after its last segment: tensors by name, their first axis the rows of the batch."""
+        slot = self.slots.get(True)
+        places = [] if slot is None else tree_flatten_with_path(slot.after)[0]
+        return {keystr(path): value for path, value in places if value is not None}
+
+    @torch.no_grad()
+    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
+        """Let training go on from what ``memory_state`` returned; InputError if another kind of model wrote it."""
+        x = self.final_norm.weight.new_zeros(1, 1, self.cfg.decoder_embed_dim)
+        one, new = torch.ones(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+        # A segment of one place shows how the states are built, whatever memory the layers have.
+        *_, like = self._through_layers(x, one, new, tuple(layer.initial_state(x) for layer in self.layers))
+        places, structure = tree_flatten_with_path(like)
+        known = {keystr(path) for path, value in places if value is not None}
+        if known != set(memory):
+            raise InputError(
+                f"checkpoint and model differ in what they remember ({', '.join(sorted(known ^ set(memory)))}): resume "
+                "with the settings of the run that wrote it, or give --reset-dataloader to begin the text anew"
+            )
+        leaves = [None if value is None else memory[keystr(path)].to(value) for path, value in places]
+        after = tree_unflatten(leaves, structure)
+        self.slots[True] = MemorySlot(-1, after, after)
 
     def _ablate(self, state: LayerState) -> LayerState:
         if self.cfg.ltm_ablation == "zero":
@@ -289,6 +324,14 @@ class InfiniteFormerLM(FairseqLanguageModel):
         model = cls.build(cfg, pretrained.read_dictionary(folder))
         pretrained.read_weights(folder, model)
         return model.eval()
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """What training remembers after its last segment, see ``InfiniteFormerDecoder.memory_state``."""
+        return self.decoder.memory_state()
+
+    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
+        """Let training go on from what ``memory_state`` returned."""
+        self.decoder.load_memory_state(memory)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         check_dictionary(state_dict, self.decoder.dictionary)
