@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from command_line import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
@@ -286,28 +288,13 @@ def test_a_directory_is_not_scored_on_data_of_another_dictionary(documents, data
         evaluate.main()
 
 
-EXAMPLE = """
-import torch
-from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
-
-model = InfiniteFormerLM.from_pretrained("exported")
-dictionary = model.decoder.dictionary
-line = dictionary.encode_line("w1 w2 w3 w4 w5", add_if_not_exist=False).long()  # ends with </s>
-text = torch.cat([torch.tensor([dictionary.eos()]), line])[None]  # (1, T + 1): what a line is read after is a </s>
-with torch.no_grad():
-    log_probs = model.get_normalized_probs(model(text[:, :-1], segment=0), log_probs=True)  # (1, T, V)
-    print("log-probability of the line:", log_probs.gather(2, text[:, 1:, None]).sum().item())
-    following = model(line[None], segment=1)  # goes on where segment 0 ended: the memory has it
-    print("then:", dictionary[model.get_normalized_probs(following, log_probs=True)[0, -1].argmax()])
-"""
-
-
 @pytest.mark.parametrize("settings", [{}, ADAPTIVE])
 def test_the_example_of_the_readme_runs(settings, data, monkeypatch, capsys):
     model = build(**settings)
     exported(data, model)
     monkeypatch.chdir(data.parent)
-    exec(EXAMPLE, names := {})
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Trust")[1]
+    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names := {})
     assert capsys.readouterr().out.count("\n") == 3  # what was exported, and the example's two lines
     # The same by hand: the whole text at once, with a short-term memory that misses none of it.
     tokens = torch.cat([names["text"][:, :-1], names["line"][None]], dim=1)
