@@ -4,11 +4,17 @@ import builtins
 import collections
 import enum
 import typing
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from fairseq.dataclass import constants
-from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.distributed import utils as distributed_utils
+from fairseq.models import distributed_fairseq_model
 from omegaconf import base, dictconfig, listconfig, nodes
+from torch import nn
+
+from fairseq_infformer import distributed
 
 
 def allow_configurations_in_broadcasts() -> None:
@@ -27,7 +33,39 @@ def allow_configurations_in_broadcasts() -> None:
         *(kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, base.Node)),
     ]
     choices = [kind for kind in vars(constants).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
-    torch.serialization.add_safe_globals(plain + configuration + choices + [_TensorPlaceholder])
+    torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
+
+
+def take_ranks_from_the_environment() -> None:
+    """Let torchrun and srun start fairseq's commands; refuse what cannot be before anything is written.
+
+    fairseq's commands pass ``call_main`` once, after the plugin was imported. Its own look at the environment comes
+    behind conditions that ``distributed`` describes.
+    """
+    call_main = distributed_utils.call_main
+
+    def configure_and_call(cfg: typing.Any, main: Callable, **more: typing.Any) -> None:
+        distributed.configure(cfg, command=Path(main.__code__.co_filename).stem)
+        call_main(cfg, main, **more)
+
+    distributed_utils.call_main = configure_and_call
+
+
+def let_ddp_run_on_a_cpu() -> None:
+    """Let ``--ddp-backend pytorch_ddp``, fairseq's default, and its other name c10d wrap a model on a CPU.
+
+    fairseq names a GPU in any case, which torch refuses for such a model.
+    """
+    wrap = distributed_fairseq_model.DistributedDataParallel
+
+    def wrap_where_it_is(module: nn.Module, **options: typing.Any) -> nn.Module:
+        if next(module.parameters()).device.type == "cpu":
+            options |= {"device_ids": None, "output_device": None}
+        return wrap(module, **options)
+
+    distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
 
 
 allow_configurations_in_broadcasts()
+take_ranks_from_the_environment()
+let_ddp_run_on_a_cpu()
