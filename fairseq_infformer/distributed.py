@@ -5,6 +5,7 @@ visible, so that jobs race on one checkpoint, divides by the number of GPUs, and
 inside a SLURM allocation for one of its tasks.
 """
 
+import logging
 import os
 import socket
 import subprocess
@@ -46,6 +47,9 @@ class Launch(NamedTuple):
         # Below 32768, where systems begin to hand out ports; steps that share a node get different ones.
         port = port or int(os.environ.get("MASTER_PORT", 10000 + (31 * job + step) % 20000))
         return f"tcp://{os.environ.get('MASTER_ADDR') or _first_host()}:{port}"
+
+
+ALONE = Launch("", 1, 0, 0, 0)
 
 
 def launched() -> Optional[Launch]:
@@ -167,18 +171,19 @@ def _free_port() -> int:
 
 
 @contextmanager
-def together() -> Iterator[Optional[Launch]]:
-    """Join the processes of this launch, if there is one, for sums over them on the host."""
+def together() -> Iterator[Launch]:
+    """Join the processes of this launch, if there are any, for sums over them on the host."""
     launch = launched()
-    if launch:
-        dist.init_process_group(
-            "gloo", init_method=launch.init_method(), world_size=launch.world_size, rank=launch.rank
-        )
+    if launch is None:
+        yield ALONE
+        return
+    dist.init_process_group("gloo", init_method=launch.init_method(), world_size=launch.world_size, rank=launch.rank)
+    if launch.rank:
+        logging.getLogger().setLevel(logging.WARNING)
     try:
         yield launch
     finally:
-        if launch:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def summed(totals: dict[str, float]) -> dict[str, float]:
