@@ -108,7 +108,7 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
         default="none",
-        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of another row"},
+        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of the process's next row"},
     )
 
 
@@ -200,7 +200,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
     ) -> tuple[Tensor, list[Any]]:
         """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
-        x = F.dropout(self.embed_tokens(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
+        x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
         after, densities, mask = [], [], None
         for layer, state in zip(self.layers, before):
@@ -215,6 +215,12 @@ class InfiniteFormerDecoder(FairseqDecoder):
             after.append(state)
         self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, tuple(after)))
         return self.final_norm(x), densities
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.cfg.adaptive_input:  # DDP waits for the gradients of a band, whether the batch has a word of it or not
+            x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
+        return x
 
     def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
         slot = self.slots.get(self.training)
@@ -233,6 +239,8 @@ class InfiniteFormerDecoder(FairseqDecoder):
             return state._replace(long_term=None)
         if self.cfg.ltm_ablation == "swap" and state.long_term is not None:
             rows = state.recent.hidden.shape[0]
+            if rows == 1:
+                raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
             return state._replace(long_term=state.long_term.reorder(torch.arange(rows).roll(1)))
         return state
 
