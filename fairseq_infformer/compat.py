@@ -1,5 +1,6 @@
 """Shims for fairseq 0.12 on today's torch; each names its cause."""
 
+import argparse
 import builtins
 import collections
 import enum
@@ -17,15 +18,17 @@ from torch import nn
 from fairseq_infformer import distributed
 
 
-def allow_configurations_in_broadcasts() -> None:
-    """Let ranks other than the first resume.
+def allow_configurations() -> None:
+    """Let ranks other than the first resume, and checkpoints of any optimizer be read.
 
-    fairseq sends the checkpoint that the first rank has read to the other ranks with torch.save and torch.load. Since
-    torch 2.6, torch.load refuses the configuration in it. What it holds beside tensors runs no code when it is
-    read, so it is named as safe, instead of loading everything as unsafe pickles.
+    Since torch 2.6, torch.load refuses the configuration that is in fairseq's checkpoints and in what the first rank
+    sends of them to the others: of OmegaConf's types, or a Namespace for an optimizer of fairseq's older kind, such
+    as sgd. What it holds beside tensors runs no code when it is read, so it is named as safe, instead of loading
+    everything as unsafe pickles.
     """
     plain = [typing.Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
     configuration = [
+        argparse.Namespace,
         dictconfig.DictConfig,
         listconfig.ListConfig,
         base.ContainerMetadata,
@@ -66,6 +69,6 @@ def let_ddp_run_on_a_cpu() -> None:
     distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
 
 
-allow_configurations_in_broadcasts()
+allow_configurations()
 take_ranks_from_the_environment()
 let_ddp_run_on_a_cpu()
