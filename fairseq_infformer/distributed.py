@@ -94,8 +94,8 @@ def configure(cfg: Any, command: str) -> None:
     _refuse_unsupported(cfg)
     if not gpus and settings.distributed_backend == "nccl":
         settings.distributed_backend = "gloo"
-    if command == "eval_lm":
-        _one_process(settings, launch)
+    if command == "eval_lm" or (command == "validate" and not gpus):  # fairseq gathers what validate sums on a GPU
+        _one_process(settings, launch, command)
     elif launch:
         _join(settings, launch, gpus)
     else:
@@ -120,12 +120,12 @@ def _asked(settings: Any) -> Optional[int]:
     return size if spelt or size != DistributedTrainingConfig.distributed_world_size else None
 
 
-def _one_process(settings: Any, launch: Optional[Launch]) -> None:
+def _one_process(settings: Any, launch: Optional[Launch], command: str) -> None:
     size = launch.world_size if launch else _asked(settings) or 1
     if size > 1:
         raise InputError(
-            f"fairseq-eval-lm would print {size} results, each over part of the text: run it in one process, or run "
-            f"infformer-eval, which adds them up: torchrun --nproc-per-node {size} -m fairseq_infformer.cli.evaluate"
+            f"fairseq-{command.replace('_', '-')} cannot add up the results of {size} processes: run it in one, or run "
+            f"infformer-eval, which can: torchrun --nproc-per-node {size} -m fairseq_infformer.cli.evaluate"
         )
     settings.distributed_world_size = 1  # whatever GPUs are visible
 
