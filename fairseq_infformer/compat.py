@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.dataclass import constants
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
@@ -54,6 +55,20 @@ def take_ranks_from_the_environment() -> None:
     distributed_utils.call_main = configure_and_call
 
 
+def keep_checkpoints_from_a_race() -> None:
+    """Look at the environment before anything is written where ``call_main`` came before the plugin.
+
+    That is fairseq-hydra-train, which imports plugins when it trains.
+    """
+    verify = checkpoint_utils.verify_checkpoint_directory
+
+    def look_and_verify(save_dir: str) -> None:
+        distributed.refuse_a_race()
+        verify(save_dir)
+
+    checkpoint_utils.verify_checkpoint_directory = look_and_verify
+
+
 def let_ddp_run_on_a_cpu() -> None:
     """Let ``--ddp-backend pytorch_ddp``, fairseq's default, and its other name c10d wrap a model on a CPU.
 
@@ -71,4 +86,5 @@ def let_ddp_run_on_a_cpu() -> None:
 
 allow_configurations()
 take_ranks_from_the_environment()
+keep_checkpoints_from_a_race()
 let_ddp_run_on_a_cpu()

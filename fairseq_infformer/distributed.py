@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 import torch
-from fairseq.dataclass.configs import DistributedTrainingConfig
 from torch import distributed as dist
 
 from fairseq_infformer.errors import InputError
@@ -102,6 +101,16 @@ def configure(cfg: Any, command: str) -> None:
         _start(settings, gpus)
 
 
+def refuse_a_race() -> None:
+    """InputError if this process is one of several and fairseq has not joined them."""
+    launch = launched()
+    if launch and launch.world_size > 1 and not dist.is_initialized():
+        raise InputError(
+            f"the environment says {launch.variable}={launch.world_size}, but this process trains alone: give "
+            "fairseq-train to torchrun or srun, not fairseq-hydra-train"
+        )
+
+
 def _refuse_unsupported(cfg: Any) -> None:
     if str(cfg.distributed_training.ddp_backend) == "fully_sharded":
         raise InputError("--ddp-backend fully_sharded (FSDP) is not supported: give pytorch_ddp or legacy_ddp")
@@ -112,22 +121,19 @@ def _refuse_unsupported(cfg: Any) -> None:
 
 
 def _asked(settings: Any) -> Optional[int]:
-    """``--distributed-world-size`` if the user gave it; its default is the number of visible GPUs."""
-    flag = "--distributed-world-size"
-    names = [word.split("=")[0] for word in sys.argv]
-    spelt = any(len(name) > len("--distributed-") and flag.startswith(name) for name in names)
+    """The world size, unless it may be a default: 1 to score, and the number of visible GPUs to train."""
+    spelt = "--distributed-world-size" in [word.split("=")[0] for word in sys.argv]
     size = settings.distributed_world_size
-    return size if spelt or size != DistributedTrainingConfig.distributed_world_size else None
+    return size if spelt or size not in (1, torch.cuda.device_count()) else None
 
 
 def _one_process(settings: Any, launch: Optional[Launch], command: str) -> None:
-    size = launch.world_size if launch else _asked(settings) or 1
+    size = max(settings.distributed_world_size, launch.world_size if launch else 1)
     if size > 1:
         raise InputError(
             f"fairseq-{command.replace('_', '-')} cannot add up the results of {size} processes: run it in one, or run "
             f"infformer-eval, which can: torchrun --nproc-per-node {size} -m fairseq_infformer.cli.evaluate"
         )
-    settings.distributed_world_size = 1  # whatever GPUs are visible
 
 
 def _join(settings: Any, launch: Launch, gpus: int) -> None:
@@ -150,7 +156,8 @@ def _join(settings: Any, launch: Launch, gpus: int) -> None:
 def _start(settings: Any, gpus: int) -> None:
     can_start = 0 if settings.distributed_no_spawn else gpus
     if settings.distributed_init_method is None:
-        settings.distributed_world_size = size = _asked(settings) or max(1, can_start)
+        size = _asked(settings) or min(settings.distributed_world_size, max(1, can_start))
+        settings.distributed_world_size = size
         possible = size == 1 or size <= can_start
         if possible and size > 1:
             port = settings.distributed_port if settings.distributed_port > 0 else _free_port()
