@@ -285,7 +285,7 @@ def test_processes_that_know_nothing_of_each_other_do_not_race_on_a_checkpoint(m
     """fairseq-hydra-train imports the plugin when it is too late to settle anything."""
     for name, value in TWO.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="WORLD_SIZE=2.* but this process trains alone: give fairseq-train"):
+    with pytest.raises(InputError, match=r"WORLD_SIZE=2.* but this process trains alone: give fairseq-train"):
         fairseq_cli.train.checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "save"))
     assert not (tmp_path / "save").exists()
 
