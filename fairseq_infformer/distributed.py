@@ -144,7 +144,8 @@ def _join(settings: Any, launch: Launch, gpus: int) -> None:
     if _asked(settings) not in (None, size):
         raise InputError(
             f"--distributed-world-size {settings.distributed_world_size} disagrees with the environment, whose "
-            f"{launch.variable}={launch.world_size} makes {size} processes: leave it out"
+            f"{launch.variable}={launch.world_size} makes a world of {size}: leave it out, or unset "
+            f"{launch.variable} for a run of its own"
         )
     settings.distributed_world_size, settings.distributed_rank = size, launch.rank * each
     if settings.distributed_init_method is None:

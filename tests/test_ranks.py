@@ -175,6 +175,8 @@ def process_of_torchrun(size: int, rank: int = 0, local_rank: int = 0) -> dict[s
 ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 ALLOCATION |= {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
 
+MANUALLY = ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-init-method", "tcp://node0:1"]
+
 # environment, flags, visible GPUs; processes it starts, size, rank, device, backend.
 LAUNCHES = {
     "alone": ({}, [], 0, None, 1, 0, 0, "gloo"),
@@ -182,6 +184,7 @@ LAUNCHES = {
     "alone, 2 of 4 GPUs": ({}, ["--distributed-world-size", 2], 4, 2, 2, None, 0, "nccl"),
     "alone, on the CPU beside 4 GPUs": ({}, ["--cpu"], 4, None, 1, 0, 0, "gloo"),
     "alone, asked not to spawn": ({}, ["--distributed-no-spawn"], 4, None, 1, 0, 0, "nccl"),
+    "by hand": ({}, [*MANUALLY, "--distributed-rank", 1], 0, 0, 2, 1, 0, "gloo"),
     "torchrun": (process_of_torchrun(2, 1, 1), [], 0, 0, 2, 1, 0, "gloo"),
     "torchrun of one": (process_of_torchrun(1), [], 4, 0, 1, 0, 0, "nccl"),
     "torchrun, the size said twice": (process_of_torchrun(2, 1), ["--distributed-world-size=2"], 0, 0, 2, 1, 0, "gloo"),
@@ -229,18 +232,22 @@ MISTAKES = {
     "torchrun of 2, asked for 4": (
         TWO,
         ["--distributed-world-size", 4],
-        "size 4 disagrees with .* WORLD_SIZE=2 makes 2",
+        "size 4 disagrees with .* WORLD_SIZE=2 makes a world of 2",
     ),
     "torchrun of 2, asked for 1": (
         TWO,
         ["--distributed-world-size", 1],
-        "size 1 disagrees with .* WORLD_SIZE=2 makes 2",
+        "size 1 disagrees with .* WORLD_SIZE=2 makes a world of 2",
     ),
-    "the same, in one word": (TWO, ["--distributed-world-size=1"], "size 1 disagrees with .* WORLD_SIZE=2 makes 2"),
+    "the same, in one word": (
+        TWO,
+        ["--distributed-world-size=1"],
+        "size 1 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+    ),
     "srun of 2, asked for 4": (
         step_of_srun(2, 1),
         ["--distributed-world-size", 4],
-        "4 .* SLURM_STEP_NUM_TASKS=2 makes 2",
+        "4 .* SLURM_STEP_NUM_TASKS=2 makes a world of 2",
     ),
     "nobody starts the others": ({}, ["--distributed-world-size", 2], "2 needs other processes.* start 0 .*torchrun"),
     "nor here": (
@@ -267,9 +274,6 @@ def test_srun_without_scontrol_asks_for_the_address(settle, monkeypatch, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"hosts of 'node\[0-0\]' .*: set MASTER_ADDR"):
         settle(step_of_srun(2, 0))
-
-
-MANUALLY = ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-init-method", "tcp://node0:1"]
 
 
 @pytest.mark.parametrize("flags", [["--distributed-world-size", 2], [*MANUALLY, "--distributed-rank", 1], []])
