@@ -1,5 +1,6 @@
 """Shims for fairseq 0.12 on today's torch; each names its cause."""
 
+import argparse
 import builtins
 import collections
 import enum
@@ -7,28 +8,35 @@ import functools
 import os
 import pickle
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass import constants
-from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.distributed import utils as distributed_utils
+from fairseq.models import distributed_fairseq_model
 from omegaconf import base, dictconfig, listconfig, nodes
+from torch import nn
 
-from .errors import InputError
+from fairseq_infformer import distributed
+from fairseq_infformer.errors import InputError
 
 RUNS_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # a switch of torch's
 
 
-def allow_configurations_in_broadcasts() -> None:
-    """Let ranks other than the first resume.
+def allow_configurations() -> None:
+    """Let ranks other than the first resume, and checkpoints of any optimizer be read.
 
-    fairseq sends the checkpoint that the first rank has read to the other ranks with torch.save and torch.load. Since
-    torch 2.6, torch.load refuses the configuration in it. What it holds beside tensors runs no code when it is
-    read, so it is named as safe, instead of loading everything as unsafe pickles.
+    Since torch 2.6, torch.load refuses the configuration that is in fairseq's checkpoints and in what the first rank
+    sends of them to the others: of OmegaConf's types, or a Namespace for an optimizer of fairseq's older kind, such
+    as sgd. What it holds beside tensors runs no code when it is read, so it is named as safe, instead of loading
+    everything as unsafe pickles.
     """
     plain = [Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
     configuration = [
+        argparse.Namespace,
         dictconfig.DictConfig,
         listconfig.ListConfig,
         base.ContainerMetadata,
@@ -36,7 +44,7 @@ def allow_configurations_in_broadcasts() -> None:
         *(kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, base.Node)),
     ]
     choices = [kind for kind in vars(constants).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
-    torch.serialization.add_safe_globals(plain + configuration + choices + [_TensorPlaceholder])
+    torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
 
 
 def load_checkpoints_as_data() -> None:
@@ -84,6 +92,53 @@ def collect_memory_before_saving() -> None:
     checkpoint_utils.save_checkpoint = collect_and_save
 
 
-allow_configurations_in_broadcasts()
+def take_ranks_from_the_environment() -> None:
+    """Let torchrun and srun start fairseq's commands; refuse what cannot be before anything is written.
+
+    fairseq's commands pass ``call_main`` once, after the plugin was imported. Its own look at the environment comes
+    behind conditions that ``distributed`` describes.
+    """
+    call_main = distributed_utils.call_main
+
+    def configure_and_call(cfg: Any, main: Callable, **more: Any) -> None:
+        distributed.configure(cfg, command=Path(main.__code__.co_filename).stem)
+        call_main(cfg, main, **more)
+
+    distributed_utils.call_main = configure_and_call
+
+
+def keep_checkpoints_from_a_race() -> None:
+    """Look at the environment before anything is written where ``call_main`` came before the plugin.
+
+    That is fairseq-hydra-train, which imports plugins when it trains.
+    """
+    verify = checkpoint_utils.verify_checkpoint_directory
+
+    def look_and_verify(save_dir: str) -> None:
+        distributed.refuse_a_race()
+        verify(save_dir)
+
+    checkpoint_utils.verify_checkpoint_directory = look_and_verify
+
+
+def let_ddp_run_on_a_cpu() -> None:
+    """Let ``--ddp-backend pytorch_ddp``, fairseq's default, and its other name c10d wrap a model on a CPU.
+
+    fairseq names a GPU in any case, which torch refuses for such a model.
+    """
+    wrap = distributed_fairseq_model.DistributedDataParallel
+
+    def wrap_where_it_is(module: nn.Module, **options: Any) -> nn.Module:
+        if next(module.parameters()).device.type == "cpu":
+            options |= {"device_ids": None, "output_device": None}
+        return wrap(module, **options)
+
+    distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
+
+
+allow_configurations()
+take_ranks_from_the_environment()
+keep_checkpoints_from_a_race()
+let_ddp_run_on_a_cpu()
 collect_memory_before_saving()
 load_checkpoints_as_data()

@@ -114,7 +114,7 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
         default="none",
-        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of another row"},
+        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of the process's next row"},
     )
 
 
@@ -208,7 +208,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
     ) -> tuple[Tensor, list[Any]]:
         """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
-        x = F.dropout(self.embed_tokens(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
+        x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
         x, densities, after = self._through_layers(x, in_row, empty, before)
         self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, after))
@@ -229,6 +229,12 @@ class InfiniteFormerDecoder(FairseqDecoder):
             densities += [state.looked] if state.looked is not None else []
             after.append(state)
         return x, densities, tuple(after)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.cfg.adaptive_input:  # DDP waits for the gradients of a band, whether the batch has a word of it or not
+            x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
+        return x
 
     def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
         slot = self.slots.get(self.training)
@@ -273,6 +279,8 @@ class InfiniteFormerDecoder(FairseqDecoder):
             return state._replace(long_term=None)
         if self.cfg.ltm_ablation == "swap" and state.long_term is not None:
             rows = state.recent.hidden.shape[0]
+            if rows == 1:
+                raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
             return state._replace(long_term=state.long_term.reorder(torch.arange(rows).roll(1)))
         return state
 

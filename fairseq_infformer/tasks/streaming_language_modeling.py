@@ -193,6 +193,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         dataset: StreamingDataset,
         batch_size: Optional[int] = None,
         num_shards: int = 1,
+        shard_id: int = 0,
         num_workers: int = 0,
         data_buffer_size: int = 0,
         context_window: int = 0,
@@ -204,10 +205,10 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"--context-window {context_window} does not apply: memory carries the context from segment to "
                 "segment; leave it out"
             )
-        if num_shards > 1:
+        if num_shards > 1 or shard_id > 0:
             raise InputError(
-                f"fairseq-eval-lm prints one result a process, over part of the text ({num_shards} shards): run it in "
-                "one process"
+                f"fairseq-eval-lm would print the result of shard {shard_id} of {num_shards} alone: leave out "
+                "--num-shards and --shard-id; infformer-eval adds up the results of several processes"
             )
         return self.get_batch_iterator(
             dataset, max_sentences=batch_size or 1, num_workers=num_workers, data_buffer_size=data_buffer_size
