@@ -1,4 +1,4 @@
-"""Cross-entropy with the regulariser of continuous attention's widths."""
+"""Cross-entropy and what long-term memories add to the loss."""
 
 import math
 from dataclasses import dataclass, field
@@ -31,9 +31,13 @@ class LtmCrossEntropyConfig(FairseqDataclass):
 class LtmCrossEntropy(FairseqCriterion):
     """``cross-entropy + weight · mean KL(N(μ, σ²) ‖ N(μ, σ₀²))``, for plain and adaptive softmax.
 
+    A compressive memory adds its error of reconstruction, a mean over layers and scored queries, from which nothing but
+    the compression learns.
+
     Logged: ``loss`` (both terms), ``nll_loss`` and ``ppl`` (cross-entropy alone), ``kl``, and mean and standard
     deviation over layers, heads and scored queries of μ and σ of the long-term attention (``ltm_mu``,
-    ``ltm_mu_std``, ``ltm_sigma``, ``ltm_sigma_std``). ``loss`` and ``nll_loss`` are in bits a token, ``kl`` in nats.
+    ``ltm_mu_std``, ``ltm_sigma``, ``ltm_sigma_std``); ``reconstruction``. ``loss`` and ``nll_loss`` are in bits a
+    token, ``kl`` in nats.
     """
 
     def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float) -> None:
@@ -60,10 +64,16 @@ class LtmCrossEntropy(FairseqCriterion):
         nll = self._cross_entropy(model, net_output, target)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll
-        densities = net_output[1]["densities"]
+        scored = target.ne(self.padding_idx)
+        densities = [look for look in net_output[1]["looks"] if hasattr(look, "variance")]
         if densities:
-            kl = self._divergence(densities, target.ne(self.padding_idx), log)
-            loss = nll + self.kl_weight * kl * ntokens
+            kl = self._divergence(densities, scored, log)
+            loss = loss + self.kl_weight * kl * ntokens
+        errors = [look.error for look in net_output[1]["looks"] if hasattr(look, "error")]
+        if errors:
+            error = (torch.stack(errors).mean(0) * scored).sum()
+            log["reconstruction"] = error.detach()
+            loss = loss + error
         log["loss"] = loss.detach()
         return loss, ntokens, log
 
@@ -109,6 +119,8 @@ class LtmCrossEntropy(FairseqCriterion):
         metrics.log_scalar("loss", total("loss") / ntokens / math.log(2), ntokens, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / math.log(2), ntokens, round=3)
         metrics.log_derived("ppl", lambda meters: get_perplexity(meters["nll_loss"].avg))
+        if any("reconstruction" in log for log in logging_outputs):
+            metrics.log_scalar("reconstruction", total("reconstruction") / ntokens, ntokens, round=3)
         count = total("ltm_count")
         if count:
             metrics.log_scalar("kl", total("kl_sum") / count, count, round=3)

@@ -1,6 +1,7 @@
 """Named architectures of ``infinite_former_lm``: sizes that go together."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Optional
 
 from fairseq.models import register_model_architecture
 
@@ -26,6 +27,7 @@ def infinite_former_lm_tiny(args: Any) -> None:
         stm_length=16,
         ltm_basis=64,
         ltm_samples=64,
+        compressive_length=16,
     )
 
 
@@ -42,6 +44,7 @@ def infinite_former_lm_sort(args: Any) -> None:
         stm_length=1024,
         ltm_basis=512,
         ltm_samples=512,
+        compressive_length=512,
     )
 
 
@@ -60,5 +63,25 @@ def infinite_former_lm_wt103(args: Any) -> None:
         stm_length=150,
         ltm_basis=150,
         ltm_samples=150,
+        compressive_length=150,
         ltm_tau=0.5,
     )
+
+
+def _register_alike(arch: str, memory: str, set_size: Optional[Callable[[Any], None]] = None) -> None:
+    """Register an architecture that differs from one of the above in its long-term memory alone."""
+
+    def set_memory_and_size(args: Any) -> None:
+        _set_defaults(args, long_term_memory=memory)
+        if set_size is not None:
+            set_size(args)
+
+    register_model_architecture("infinite_former_lm", arch)(set_memory_and_size)
+
+
+# The models that the ∞-former is measured against, in its sizes.
+for _name, _memory in (("transformer_xl_lm", "none"), ("compressive_transformer_lm", "compressive")):
+    _register_alike(_name, _memory)
+    _register_alike(f"{_name}_tiny", _memory, infinite_former_lm_tiny)
+    _register_alike(f"{_name}_sort", _memory, infinite_former_lm_sort)
+    _register_alike(f"{_name}_wt103", _memory, infinite_former_lm_wt103)

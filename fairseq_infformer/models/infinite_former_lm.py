@@ -23,7 +23,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules import (
+    COMPRESSIONS,
     DENSITIES,
+    CompressiveMemory,
     ContinuousAttention,
     ContinuousLongTermMemory,
     ContinuousMemory,
@@ -35,7 +37,6 @@ from fairseq_infformer.modules.decoder_layer import (
     POSITION_ENCODINGS,
     InfiniteFormerLayer,
     LayerState,
-    attention_mask,
 )
 from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
@@ -79,8 +80,9 @@ class InfiniteFormerConfig(FairseqDataclass):
         default="xl",
         metadata={"help": "in ordinary attention: xl (Transformer-XL's), rope (rotary) or alibi (linear biases)"},
     )
-    long_term_memory: ChoiceEnum(["continuous", "none"]) = field(
-        default="continuous", metadata={"help": "the ∞-former's memory, or none: a Transformer-XL"}
+    long_term_memory: ChoiceEnum(["continuous", "compressive", "none"]) = field(
+        default="continuous",
+        metadata={"help": "the ∞-former's continuous memory; the Compressive Transformer's; none: a Transformer-XL"},
     )
     ltm_layers: str = field(
         default="all", metadata={"help": "layers with a long-term memory: all, or numbers from 0, e.g. 2,3"}
@@ -111,6 +113,14 @@ class InfiniteFormerConfig(FairseqDataclass):
     ltm_flat_start: bool = field(
         default=False,
         metadata={"help": "start all heads with the paper's flat read instead of heads that tile the memory"},
+    )
+    compressive_length: int = field(
+        default=512, metadata={"help": "compressive memory: vectors it keeps, each of which stands for several tokens"}
+    )
+    compressive_rate: int = field(default=4, metadata={"help": "compressive memory: tokens that become one vector"})
+    compressive_function: ChoiceEnum(list(COMPRESSIONS)) = field(
+        default="conv",
+        metadata={"help": "compressive memory: how: conv, trained to keep what attention finds there; mean; max"},
     )
     ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
         default="none",
@@ -188,7 +198,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
 
         Returns:
             logits (B, T, V), or features (B, T, C) under the adaptive softmax, and a dict: ``attn`` (None) and
-            ``densities``, what each layer's long-term memory says of its read.
+            ``looks``, what each layer's long-term memory says of its read.
         """
         if segment is None:
             raise InputError(
@@ -198,10 +208,10 @@ class InfiniteFormerDecoder(FairseqDecoder):
         rows, width = src_tokens.shape
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
-        features, densities = self.extract_features(src_tokens, segment, lengths, reset)
+        features, looks = self.extract_features(src_tokens, segment, lengths, reset)
         if self.output_projection is not None:
             features = self.output_projection(features)
-        return features, {"attn": None, "densities": densities}
+        return features, {"attn": None, "looks": looks}
 
     def extract_features(
         self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray
@@ -210,25 +220,23 @@ class InfiniteFormerDecoder(FairseqDecoder):
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
         x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
-        x, densities, after = self._through_layers(x, in_row, empty, before)
+        x, looks, after = self._through_layers(x, in_row, empty, before)
         self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, after))
-        return self.final_norm(x), densities
+        return self.final_norm(x), looks
 
     def _through_layers(
         self, x: Tensor, in_row: Tensor, empty: Tensor, before: tuple[LayerState, ...]
     ) -> tuple[Tensor, list[Any], tuple[LayerState, ...]]:
-        after, densities, mask = [], [], None
+        after, looks = [], []
         for layer, state in zip(self.layers, before):
             state = self._ablate(layer.advance(state, empty))
-            if mask is None:  # all layers have seen the same text
-                mask = attention_mask(state.recent, x.shape[1])
             if self.cfg.checkpoint_activations and torch.is_grad_enabled():
-                x, state = checkpoint(layer, x, in_row, state, mask, use_reentrant=False)
+                x, state = checkpoint(layer, x, in_row, state, use_reentrant=False)
             else:
-                x, state = layer(x, in_row, state, mask)
-            densities += [state.looked] if state.looked is not None else []
+                x, state = layer(x, in_row, state)
+            looks += [state.looked] if state.looked is not None else []
             after.append(state)
-        return x, densities, tuple(after)
+        return x, looks, tuple(after)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embed_tokens(tokens)
@@ -291,7 +299,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
 
 @register_model("infinite_former_lm", dataclass=InfiniteFormerConfig)
 class InfiniteFormerLM(FairseqLanguageModel):
-    """∞-former language model; with ``--long-term-memory none`` a Transformer-XL."""
+    """∞-former language model; by ``--long-term-memory`` also a Compressive Transformer or a Transformer-XL."""
 
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
@@ -434,6 +442,9 @@ def _layers_with_memory(cfg: InfiniteFormerConfig) -> set[int]:
 
 def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMemory:
     """The long-term memory of the layer of this number."""
+    if str(cfg.long_term_memory) == "compressive":
+        function = str(cfg.compressive_function)
+        return CompressiveMemory(cfg.decoder_embed_dim, cfg.compressive_length, cfg.compressive_rate, function)
     basis = GaussianBasis(cfg.ltm_basis, _numbers(cfg.ltm_widths, float, "--ltm-widths"))
     memory = ContinuousMemory(
         *(basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)),

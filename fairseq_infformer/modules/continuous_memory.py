@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from .attention import Attention
 from .basis import GaussianBasis
 from .continuous_attention import ContinuousAttention
 from .density import Density
@@ -178,5 +179,7 @@ class ContinuousLongTermMemory(LongTermMemory):
     def write(self, state, x, lengths=None, reset=None, aux: Optional[Density] = None, queries=None) -> ContinuousState:
         return self.memory.write(state, x, lengths, reset, aux, queries)
 
-    def read(self, query: Tensor, state: ContinuousState) -> tuple[Tensor, Density]:
+    def read(
+        self, query: Tensor, state: ContinuousState, attention: Optional[Attention] = None
+    ) -> tuple[Tensor, Density]:
         return self.attention(query, state.coefficients)

@@ -108,14 +108,13 @@ class InfiniteFormerLayer(nn.Module):
             long_term = self.long_term_memory.write(long_term, *written)
         return LayerState(recent, long_term, None, torch.zeros_like(recent.lengths))
 
-    def forward(self, x: Tensor, lengths: Tensor, state: LayerState, mask: Tensor) -> tuple[Tensor, LayerState]:
+    def forward(self, x: Tensor, lengths: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Process one segment.
 
         Args:
             x: (B, T, C).
             lengths: (B,), on the CPU: how many places of each row are text and will be remembered.
             state: from ``advance``; without its long-term memory, none is read.
-            mask: (T, K) or (B, 1, T, K), True where attention must not look.
 
         Returns:
             x (B, T, C) and the state after the segment, whose ``looked`` is what the read said of itself and still
@@ -123,27 +122,30 @@ class InfiniteFormerLayer(nn.Module):
         """
         hidden = self.attention_norm(x)
         query = self.q_proj(hidden)
-        context = self.attention(query, torch.cat([state.recent.hidden, hidden], dim=1), mask)
-        looked = None
+        past, far, looked = state.recent, None, None
         if state.long_term is not None:
-            far, looked = self.long_term_memory.read(query, state.long_term)
-            context = context + far
+            far, looked = self.long_term_memory.read(query, state.long_term, self.attention)
+            slots = self.long_term_memory.slots(state.long_term)
+            past = past if slots is None else slots.followed_by(past)
+        mask = attention_mask(past, x.shape[1])
+        context = self.attention(query, torch.cat([past.hidden, hidden], dim=1), mask)
+        context = context if far is None else context + far
         x = x + F.dropout(context, self.dropout, self.training)
         inner = F.dropout(self.activation(self.fc1(self.ffn_norm(x))), self.activation_dropout, self.training)
         x = x + F.dropout(self.fc2(inner), self.dropout, self.training)
         return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, looked, lengths)
 
 
-def attention_mask(recent: ShortTermMemory, queries: int) -> Tensor:
-    """Where T queries must not look: places after them, and places of the short-term memory that hold nothing.
+def attention_mask(past: ShortTermMemory, queries: int) -> Tensor:
+    """Where T queries must not look: places after them, and the places before them that hold nothing.
 
     Returns:
         bool, True where attention is forbidden: (T, W + T), or (B, 1, T, W + T) where rows differ.
     """
-    width, device = recent.hidden.shape[1], recent.hidden.device
+    width, device = past.hidden.shape[1], past.hidden.device
     future = torch.ones(queries, width + queries, dtype=torch.bool, device=device).triu(width + 1)
-    if bool((recent.lengths == width).all()):
+    if bool((past.lengths == width).all()):
         return future
-    empty = (width - recent.lengths).to(device, non_blocking=True)
+    empty = (width - past.lengths).to(device, non_blocking=True)
     unused = torch.arange(width + queries, device=device) < empty[:, None]
     return future | unused[:, None, None]

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, Optional
 
 from torch import Tensor, nn
 
+from .attention import Attention
+from .short_term_memory import ShortTermMemory
+
 
 class LongTermMemory(nn.Module, ABC):
     """A memory of fixed size for vectors of width C that leave the short-term memory.
@@ -43,5 +46,21 @@ class LongTermMemory(nn.Module, ABC):
         """
 
     @abstractmethod
-    def read(self, query: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Context (B, T, C) for queries (B, T, C), and what the read has to say about itself (or None)."""
+    def read(self, query: Tensor, state: Any, attention: Optional[Attention] = None) -> tuple[Optional[Tensor], Any]:
+        """What the layer adds for queries (B, T, C), and what the read has to say of itself.
+
+        Args:
+            query: projected queries (B, T, C). state: the memory.
+            attention: the layer's ordinary attention, for a memory that learns from it.
+
+        Returns:
+            context (B, T, C), or None where there is none to add, and a NamedTuple of tensors whose first axis is the
+            batch, or None.
+        """
+
+    def slots(self, state: Any) -> Optional[ShortTermMemory]:
+        """Vectors that ordinary attention sees before the short-term memory; None: there are none.
+
+        A row may have any only where its short-term memory is full.
+        """
+        return None

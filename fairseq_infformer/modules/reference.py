@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .attention import Attention
 from .basis import GaussianBasis
+from .compressive_memory import CompressiveMemory
 from .continuous_attention import ContinuousAttention
 from .continuous_memory import ContinuousMemory
 from .decoder_layer import InfiniteFormerLayer
@@ -362,6 +363,45 @@ def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: A
             contexts.append(torch.cat(by_head))
         rows.append(torch.stack(contexts))
     return torch.stack(rows) @ attention.out_proj.weight.T
+
+
+# ---- Compressive memory
+
+
+def compress(x: Tensor, memory: CompressiveMemory) -> Tensor:
+    """Window by window, the vectors (⌈L / c⌉, C) that stand for ``x`` (L, C) (Rae et al. 2020, section 3)."""
+    kept = []
+    for start in range(0, len(x), memory.rate):
+        window = x[start : start + memory.rate]
+        if memory.compression == "conv":
+            parts = memory.conv.weight.split(memory.embed_dim, dim=1)
+            kept.append(sum(part @ vector for part, vector in zip(parts, window)))
+        else:
+            kept.append(window.mean(0) if memory.compression == "mean" else window.max(0).values)
+    return torch.stack(kept)
+
+
+def reconstruction_error(query: Tensor, evicted: Tensor, memory: CompressiveMemory, attention: Attention) -> Tensor:
+    """What compression changes for each query (T, C) that attends to ``evicted`` (L, C): (T,) (same, section 3.2).
+
+    The mean over heads and components of the squared difference; positions play no part.
+    """
+    dim, d = query.shape[1], query.shape[1] // attention.num_heads
+    key_weight, value_weight = attention.kv_proj.weight.detach().split(dim)
+
+    def attend(vector: Tensor, hidden: Tensor) -> Tensor:
+        by_head = []
+        for part in torch.arange(dim).split(d):
+            weights = torch.softmax(hidden @ key_weight[part].T @ vector[part] / math.sqrt(d), dim=0)
+            by_head.append(weights @ (hidden @ value_weight[part].T))
+        return torch.cat(by_head)
+
+    compressed = compress(evicted.detach(), memory)
+    pairs = ((attend(vector, compressed), attend(vector, evicted).detach()) for vector in query.detach())
+    return torch.stack([(found - wanted).square().mean() for found, wanted in pairs])
+
+
+# ---- A layer
 
 
 def decoder_layer(

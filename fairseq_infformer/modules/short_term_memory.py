@@ -28,6 +28,10 @@ class ShortTermMemory(NamedTuple):
         hidden = torch.cat([self.hidden, x], dim=1)
         return ShortTermMemory(_shift_right(hidden, x.shape[1] - lengths), self.lengths + lengths)
 
+    def followed_by(self, later: "ShortTermMemory") -> "ShortTermMemory":
+        """Both as one; rows of ``later`` that are not full must be empty here."""
+        return ShortTermMemory(torch.cat([self.hidden, later.hidden], dim=1), self.lengths + later.lengths)
+
     def split(self, width: int) -> tuple["ShortTermMemory", Tensor, Tensor]:
         """What the ``width`` last places keep, and what leaves them.
 

@@ -68,8 +68,7 @@ def step(
     """One segment, as the decoder runs it."""
     batch, length = x.shape[:2]
     state = layer.advance(state, torch.tensor(reset or [False] * batch))
-    mask = attention_mask(state.recent, length)
-    return layer(x, torch.tensor(lengths or [length] * batch), state, mask)
+    return layer(x, torch.tensor(lengths or [length] * batch), state)
 
 
 def stream(layer: InfiniteFormerLayer, x: Tensor, sizes: list[int]) -> tuple[Tensor, LayerState]:
@@ -92,7 +91,7 @@ def test_values_and_gradients_are_those_of_the_reference(density, held):
     coefficients.requires_grad_()
     long_term = ContinuousState(coefficients, torch.tensor([9, 9]))
     state = LayerState(ShortTermMemory(recent, torch.tensor(held)), long_term, None, torch.zeros(2, dtype=torch.int64))
-    fast, _ = layer(x, torch.tensor([4, 4]), state, attention_mask(state.recent, 4))
+    fast, _ = layer(x, torch.tensor([4, 4]), state)
     slow = reference.decoder_layer(x, recent, held, coefficients, layer, density)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
     parameters = [x, coefficients, *layer.parameters()]
@@ -112,7 +111,7 @@ def test_every_position_encoding_follows_the_reference(encoding):
         None,
         torch.zeros(2, dtype=torch.int64),
     )
-    fast, _ = layer(x, torch.tensor([4, 4]), state, attention_mask(state.recent, 4))
+    fast, _ = layer(x, torch.tensor([4, 4]), state)
     slow = reference.decoder_layer(x, state.recent.hidden, [1, 3], coefficients, layer, "gaussian")
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
