@@ -116,6 +116,8 @@ class LtmCrossEntropy(FairseqCriterion):
             return float(sum(log.get(key, 0) for log in logging_outputs))
 
         ntokens = total("ntokens")
+        if not ntokens:  # a segment without targets
+            return
         metrics.log_scalar("loss", total("loss") / ntokens / math.log(2), ntokens, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / math.log(2), ntokens, round=3)
         metrics.log_derived("ppl", lambda meters: get_perplexity(meters["nll_loss"].avg))

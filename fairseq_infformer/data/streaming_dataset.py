@@ -32,6 +32,13 @@ class TokenStream:
         offset = start - (int(self.ends[first - 1]) if first else 0)
         return tokens[offset : offset + stop - start]
 
+    def find(self, token: int, block: int = 1 << 20) -> np.ndarray:
+        """Offsets at which ``token`` stands, in order; ``block`` tokens are looked at together."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for start in range(0, len(self), block):
+            found.append(start + np.flatnonzero(self.read(start, min(start + block, len(self))).numpy() == token))
+        return np.concatenate(found)
+
 
 class StreamingDataset(FairseqDataset):
     """Every token of a corpus as a target exactly once, in S streams of segments of up to T tokens.
@@ -41,15 +48,18 @@ class StreamingDataset(FairseqDataset):
     segment k of stream s. A target is predicted from the tokens before it; the input of the first target of a
     document is ``eos``, so N + 1 tokens are read for N targets and no token of another document is seen.
 
+    Where ``answers`` are given, these alone are targets: the others are read, and ``pad`` stands in their place.
+
     The dataset holds no state: item ``k * S + s`` is always the same segment.
 
     Args:
         tokens: the corpus.
         documents: offsets (D,) of the tokens that start a document, the first of them 0.
         tokens_per_sample: T.
-        num_streams: S, at most the number of segments.
         eos, pad: indices of the dictionary.
         num_types: size of the dictionary.
+        num_streams: S, at most the number of segments.
+        answers: offsets (A, 2) at which answers start and stop, in order; absent: every token is a target.
     """
 
     def __init__(
@@ -61,10 +71,12 @@ class StreamingDataset(FairseqDataset):
         pad: int,
         num_types: int,
         num_streams: int = 1,
+        answers: Optional[np.ndarray] = None,
     ) -> None:
         super().__init__()
         self.tokens, self.documents, self.tokens_per_sample = tokens, documents, tokens_per_sample
         self.eos, self.pad, self.num_types, self.num_streams = eos, pad, num_types, num_streams
+        self.answers = answers
         ends = np.append(documents[1:], len(tokens))
         counts = -(-(ends - documents) // tokens_per_sample)
         self.num_segments = int(counts.sum())
@@ -81,11 +93,21 @@ class StreamingDataset(FairseqDataset):
         size, longer = divmod(self.num_segments, num_streams)
         self.stream_sizes = size + (np.arange(num_streams) < longer)
         self.stream_starts = np.cumsum(self.stream_sizes) - self.stream_sizes
+        self.is_scored = self._count_answered() > 0
+
+    def _count_answered(self) -> np.ndarray:
+        """How many answers reach into each segment."""
+        if self.answers is None:
+            return np.ones(self.num_segments, dtype=np.int64)
+        begun = np.searchsorted(self.answers[:, 0], self.starts + self.lengths, side="left")
+        return begun - np.searchsorted(self.answers[:, 1], self.starts, side="right")
 
     def in_streams(self, num_streams: int) -> "StreamingDataset":
         """The same corpus in another number of streams."""
         return StreamingDataset(
-            self.tokens, self.documents, self.tokens_per_sample, self.eos, self.pad, self.num_types, num_streams
+            *(self.tokens, self.documents, self.tokens_per_sample, self.eos, self.pad, self.num_types),
+            num_streams,
+            self.answers,
         )
 
     def batches(self, num_shards: int) -> list[range]:
@@ -103,7 +125,7 @@ class StreamingDataset(FairseqDataset):
         number, stream = divmod(index, self.num_streams)
         if number >= self.stream_sizes[stream]:  # this stream is one segment shorter than the longest
             nothing = torch.empty(0, dtype=torch.int64)
-            return {"id": index, "segment": number, "source": nothing, "target": nothing, "reset": False}
+            return {"id": index, "segment": number, "start": 0, "source": nothing, "target": nothing, "reset": False}
         segment = self.stream_starts[stream] + number
         start, length = int(self.starts[segment]), int(self.lengths[segment])
         if self.opens_document[segment]:
@@ -117,11 +139,16 @@ class StreamingDataset(FairseqDataset):
                 f"the data holds token {int(target.max())}, the dictionary has {self.num_types} types: dict.txt "
                 "belongs to another corpus; binarise the data again"
             )
+        if self.answers is not None:
+            place = np.arange(start, start + length)
+            answer = np.searchsorted(self.answers[:, 0], place, side="right") - 1
+            inside = (answer >= 0) & (place < self.answers[answer, 1])
+            target = target.masked_fill(torch.from_numpy(~inside), self.pad)
         reset = number == 0 or bool(self.opens_document[segment])
-        return {"id": index, "segment": number, "source": source, "target": target, "reset": reset}
+        return {"id": index, "segment": number, "start": start, "source": source, "target": target, "reset": reset}
 
     def collater(self, samples: list[dict[str, Any]]) -> Optional[dict[str, Any]]:
-        """One segment of each row, padded on the right to T.
+        """One segment of each row, padded on the right to T, with the offset (B,) in the corpus of its first token.
 
         ``lengths`` and ``reset`` are numpy arrays, which fairseq leaves on the host when it moves the batch to a
         device: what is decided by them never waits for the device.
@@ -129,10 +156,13 @@ class StreamingDataset(FairseqDataset):
         if not samples:
             return None
         lengths = np.array([len(sample["target"]) for sample in samples])
+        target = self._stack([sample["target"] for sample in samples])
         return {
             "id": torch.tensor([sample["id"] for sample in samples]),
+            "start": np.array([sample["start"] for sample in samples]),
             "nsentences": len(samples),
-            "ntokens": int(lengths.sum()),
+            "ntokens": int(target.ne(self.pad).sum()),
+            "scored": self._any_scored(samples[0]["segment"]),
             "net_input": {
                 "src_tokens": self._stack([sample["source"] for sample in samples]),
                 "src_lengths": torch.from_numpy(lengths),
@@ -140,8 +170,13 @@ class StreamingDataset(FairseqDataset):
                 "lengths": lengths,
                 "reset": np.array([sample["reset"] for sample in samples]),
             },
-            "target": self._stack([sample["target"] for sample in samples]),
+            "target": target,
         }
+
+    def _any_scored(self, number: int) -> bool:
+        """Whether any stream, of whatever rank, has a target in its segment of this number."""
+        segments = self.stream_starts[number < self.stream_sizes] + number
+        return bool(self.is_scored[segments].any())
 
     def _stack(self, rows: list[Tensor]) -> Tensor:
         batch = torch.full((len(rows), self.tokens_per_sample), self.pad)

@@ -10,19 +10,26 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from fairseq.criterions import FairseqCriterion
 from fairseq.data import ConcatDataset, Dictionary, data_utils, iterators
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import FairseqLanguageModel
+from fairseq.optim import AMPOptimizer, FairseqOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.utils import split_paths
 from omegaconf import II, MISSING
+from torch import Tensor
 
 from fairseq_infformer.data.stream_iterator import Memory, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# The words around what --score answers scores.
+ANSWER, END_OF_ANSWER = "<answer>", "</answer>"
 
 
 @dataclass
@@ -35,6 +42,10 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
     document_boundaries: ChoiceEnum(["ignore", "reset"]) = field(
         default="ignore",
         metadata={"help": "reset: attention and memories end where a document ends; ignore: the text is one stream"},
+    )
+    score: ChoiceEnum(["all", "answers"]) = field(
+        default="all",
+        metadata={"help": f"which tokens are targets: all, or those between {ANSWER} and {END_OF_ANSWER}"},
     )
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
 
@@ -111,6 +122,7 @@ class StreamingLanguageModelingTask(FairseqTask):
             raise InputError(f"split {split!r} in {directory} is empty")
         joined = lines[0] if len(lines) == 1 else ConcatDataset(lines)
         tokens = TokenStream(joined, np.concatenate([part.sizes for part in lines]))
+        answers = None if self.cfg.score == "all" else self._answers(tokens, directory / split)
         self.datasets[split] = StreamingDataset(
             tokens,
             np.concatenate(documents),
@@ -118,10 +130,25 @@ class StreamingLanguageModelingTask(FairseqTask):
             self.dictionary.eos(),
             self.dictionary.pad(),
             len(self.dictionary),
+            answers=answers,
         )
-        logger.info(
-            f"{split}: {num_tokens:,} tokens, each a target once, in {self.datasets[split].num_segments:,} segments"
-        )
+        targets = "each a target once" if answers is None else f"{len(answers):,} answers are targets"
+        logger.info(f"{split}: {num_tokens:,} tokens, {targets}, in {self.datasets[split].num_segments:,} segments")
+
+    def _answers(self, tokens: TokenStream, path: Path) -> np.ndarray:
+        """Offsets (A, 2) at which the answers of a split start and stop."""
+        if ANSWER not in self.dictionary or END_OF_ANSWER not in self.dictionary:
+            raise InputError(f"--score answers needs the words {ANSWER} and {END_OF_ANSWER}, which dict.txt lacks")
+        starts = tokens.find(self.dictionary.index(ANSWER)) + 1
+        stops = tokens.find(self.dictionary.index(END_OF_ANSWER))
+        if not (
+            len(starts) and len(starts) == len(stops) and (starts < stops).all() and (stops[:-1] < starts[1:]).all()
+        ):
+            raise InputError(
+                f"{path} does not hold answers: {len(starts)} {ANSWER} and {len(stops)} {END_OF_ANSWER} must take turns, "
+                "with words between them"
+            )
+        return np.stack([starts, stops], axis=1)
 
     def _check_types(self, part: Any, path: Path) -> None:
         # Other formats than fairseq-preprocess's default are checked segment by segment, as they are read.
@@ -187,6 +214,24 @@ class StreamingLanguageModelingTask(FairseqTask):
             return dataset.in_streams(num_streams)
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: FairseqLanguageModel,
+        criterion: FairseqCriterion,
+        optimizer: FairseqOptimizer,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Forward and backward; where no stream has a target, forward alone, to remember what was read."""
+        # Several processes add up their gradients in the backward pass, so none of them may leave it out.
+        if sample["scored"] or dist.is_initialized():
+            return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        model.train()
+        model.set_num_updates(update_num)
+        with torch.no_grad(), torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer)):
+            return criterion(model, sample)
 
     def eval_lm_dataloader(
         self,
