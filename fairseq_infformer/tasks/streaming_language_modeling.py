@@ -141,12 +141,11 @@ class StreamingLanguageModelingTask(FairseqTask):
             raise InputError(f"--score answers needs the words {ANSWER} and {END_OF_ANSWER}, which dict.txt lacks")
         starts = tokens.find(self.dictionary.index(ANSWER)) + 1
         stops = tokens.find(self.dictionary.index(END_OF_ANSWER))
-        if not (
-            len(starts) and len(starts) == len(stops) and (starts < stops).all() and (stops[:-1] < starts[1:]).all()
-        ):
+        paired = len(starts) > 0 and len(starts) == len(stops)
+        if not (paired and (starts < stops).all() and (stops[:-1] < starts[1:]).all()):
             raise InputError(
-                f"{path} does not hold answers: {len(starts)} {ANSWER} and {len(stops)} {END_OF_ANSWER} must take turns, "
-                "with words between them"
+                f"{path} holds {len(starts)} {ANSWER} and {len(stops)} {END_OF_ANSWER}: they must take turns, with "
+                "words between them"
             )
         return np.stack([starts, stops], axis=1)
 

@@ -92,3 +92,39 @@ def test_a_token_outside_the_dictionary_is_refused():
     data = StreamingDataset(stream, np.array([0]), 50, EOS, PAD, 20)
     with pytest.raises(ValueError, match="token 59, the dictionary has 20 types"):
         data[0]
+
+
+@pytest.mark.parametrize("tokens_per_sample", [1, 4, 7, 200])
+def test_answers_alone_are_targets(tokens_per_sample):
+    stream, tokens = corpus()
+    answers = np.array([[0, 1], [5, 9], [39, 41], [102, 103]])
+    wanted = torch.cat([tokens[start:stop] for start, stop in answers])
+    documents = np.array([0, 40])
+    data = StreamingDataset(stream, documents, tokens_per_sample, EOS, PAD, 1000, 2, answers)
+    whole = StreamingDataset(stream, documents, tokens_per_sample, EOS, PAD, 1000, 2)
+    seen = []
+    for batch, everything in zip(batches(data), batches(whole)):
+        scored = batch["target"] != PAD
+        assert batch["ntokens"] == scored.sum()
+        assert batch["scored"] == bool(scored.any())
+        assert batch["net_input"]["src_tokens"].equal(everything["net_input"]["src_tokens"])
+        assert (batch["net_input"]["lengths"] == everything["net_input"]["lengths"]).all()
+        seen.append(batch["target"][scored])
+        for row, start in enumerate(batch["start"]):
+            places = scored[row].nonzero().flatten()
+            assert batch["target"][row, places].equal(tokens[start + places])
+    assert torch.cat(seen).sort().values.equal(wanted)
+
+
+def test_ranks_agree_on_whether_there_is_a_target():
+    stream, _ = corpus()
+    data = StreamingDataset(stream, np.array([0]), 4, EOS, PAD, 1000, 4, np.array([[30, 31], [80, 83]]))
+    scored = [[batch["scored"] for batch in batches(data, 2, shard)] for shard in range(2)]
+    assert scored[0] == scored[1]
+    assert 0 < sum(scored[0]) < len(scored[0])
+
+
+@pytest.mark.parametrize("block", [1, 5, 1000])
+def test_a_token_is_found_wherever_it_stands(block):
+    lines = [torch.tensor(line) for line in ([7], [3, 7, 7], [1], [7, 2])]
+    assert TokenStream(lines, np.array([1, 3, 1, 2])).find(7, block).tolist() == [0, 2, 3, 5]
