@@ -1,16 +1,15 @@
 """Sequences to sort: 20 symbols whose frequencies drift, then the symbols in decreasing order of their counts.
 
 Of a sequence of n symbols, number j is drawn from (1 - r) p₀ + r p₁ with r = j / n; p₀ and p₁ are 20 integers drawn
-from 1 … 9 for the sequence and normalised (Martins et al. 2022, section 4.1). <answer>, the 20 symbols in decreasing
-order of their count (the lower number first where counts are equal) and </answer> follow. To put them in order, what stood
-at the start of the sequence counts as much as what was read last. The result is binarised, one document a sequence.
+from 1 … 9 for the sequence and normalised (Martins et al. 2022, section 4.1). Then <answer>, the 20 symbols in
+decreasing order of their counts (the lower number first where counts are equal) and </answer> follow. What stood at the
+start of a sequence counts as much as what was read last. The result is binarised, each sequence a document.
 """
 
 import argparse
-import hashlib
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fairseq.data import Dictionary
@@ -18,6 +17,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import Workplace
+from fairseq_infformer.data.corpus import sha256
 from fairseq_infformer.errors import InputError, print_in_one_line
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
 
@@ -44,3 +44,81 @@ def answers(symbols: np.ndarray) -> np.ndarray:
     places = symbols + np.arange(count, dtype=np.int64)[:, None] * SYMBOLS
     counts = np.bincount(places.ravel(), minlength=count * SYMBOLS).reshape(count, SYMBOLS)
     return np.argsort(-counts, axis=1, kind="stable")
+
+
+def write_split(rng: np.random.Generator, path: Path, dictionary: Dictionary, count: int, length: int) -> None:
+    """Write ``count`` sequences as ``path``.bin, .idx and .documents.npy."""
+    first, start, stop = (dictionary.index(word) for word in (symbol(0), ANSWER, END_OF_ANSWER))
+    total = length + SYMBOLS + 2
+    chunk = max(1, 4_000_000 // length)
+    with path.with_suffix(".bin").open("wb") as data, tqdm(total=count, desc=path.name, disable=None) as bar:
+        for done in range(0, count, chunk):
+            symbols = sequences(rng, min(chunk, count - done), length)
+            rows = np.empty((len(symbols), total), dtype=np.uint16)
+            rows[:, :length], rows[:, length + 1 : -1] = symbols + first, answers(symbols) + first
+            rows[:, length], rows[:, -1] = start, stop
+            data.write(rows.tobytes())
+            bar.update(len(rows))
+    with MMapIndexedDataset.Index.writer(path.with_suffix(".idx"), np.uint16) as index:
+        index.write([total] * count)
+    np.save(path.with_suffix(".documents.npy"), np.arange(count, dtype=np.int64) * total)
+
+
+def symbol(number: int) -> str:
+    """The word for a symbol."""
+    return f"s{number:02d}"
+
+
+def write_all(made: Path, made_from: dict[str, Any]) -> None:
+    """Write the dictionary, the splits and stats.json."""
+    dictionary = Dictionary()
+    for word in [*map(symbol, range(SYMBOLS)), ANSWER, END_OF_ANSWER]:
+        dictionary.add_symbol(word)
+    dictionary.save(str(made / "dict.txt"))
+    rng, splits = np.random.default_rng(made_from["seed"]), {}
+    for split, share in SPLITS.items():
+        count = max(1, round(made_from["sequences"] * share))
+        write_split(rng, made / split, dictionary, count, made_from["length"])
+        splits[split] = {"documents": count, "tokens": count * (made_from["length"] + SYMBOLS + 2)}
+    types = {"types": SYMBOLS + 2, "size": len(dictionary), "sha256": sha256(made / "dict.txt")}
+    stats = {"level": "word", "documents_rule": "sequence", "dictionary": types, "splits": splits}
+    (made / "stats.json").write_text(json.dumps(stats | {"made_from": made_from}, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dest", type=Path, required=True, help="folder for the binarised data")
+    parser.add_argument("--length", type=int, default=4000, help="symbols a sequence (default: %(default)s)")
+    parser.add_argument(
+        "--sequences", type=int, default=8000, help="for training; a tenth of it for the others (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    args = parser.parse_args()
+    if args.length < 1 or args.sequences < 1:
+        raise InputError(f"--length and --sequences must be positive, got {args.length} and {args.sequences}")
+    made_from = {"length": args.length, "sequences": args.sequences, "seed": args.seed}
+    dest = args.dest.resolve()
+    if is_done(dest, made_from):
+        print(f"{dest} is there, made with the same arguments: nothing to do")
+        return
+    place = Workplace(dest, ("data",))
+    with place.opened():
+        with place.stage("data", made_from) as made:
+            write_all(made, made_from)
+        place.publish()
+    print(f"{dest} is complete")
+
+
+def is_done(dest: Path, made_from: dict[str, Any]) -> bool:
+    """Whether ``dest`` holds the data already; InputError if it holds anything else."""
+    if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
+        return False
+    stats = dest / "stats.json"
+    if stats.is_file() and json.loads(stats.read_text()).get("made_from") == made_from:
+        return True
+    raise InputError(f"{dest} holds something else; give another --dest or remove it")
+
+
+if __name__ == "__main__":
+    print_in_one_line()
+    main()
