@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
 import torch
 from torch import distributed as dist
 
@@ -201,3 +202,12 @@ def summed(totals: dict[str, float]) -> dict[str, float]:
     sums = torch.tensor([totals[name] for name in sorted(totals)], dtype=torch.float64)
     dist.all_reduce(sums)
     return dict(zip(sorted(totals), sums.tolist()))
+
+
+def joined(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, one process after the other; all processes have them."""
+    if not dist.is_initialized():
+        return rows
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return np.concatenate(parts)

@@ -3,8 +3,8 @@
 A document tells pairs, "<fact> key value" each, and goes on with a stretch of the text under --text, lower-cased and
 with its punctuation apart. In between it asks "<ask> key <answer> value </answer>", once for each pair. Keys and values
 are words of their own that are paired anew in each document, so that nothing but memory tells which value goes with
-which key. In training the distances of the questions are spread evenly on a logarithmic scale; validation and test ask at the
-distances of --distances in turn. The result is text for prepare.sh, one document a line.
+which key. In training the distances of the questions are spread evenly on a logarithmic scale; validation and test ask
+at the distances of --distances in turn. The result is text for prepare.sh, one document a line.
 """
 
 import argparse

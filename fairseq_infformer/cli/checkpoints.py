@@ -31,5 +31,6 @@ def read(path: str) -> dict[str, Any]:
 def task_settings(saved: dict[str, Any], source: object) -> dict[str, Any]:
     """Of a task's settings those with which a model's text is to be read; InputError if ``source`` has others."""
     kept = {name: saved.get(name) for name in ("tokens_per_sample", "document_boundaries")}
+    kept["score"] = saved.get("score", "all")  # which 0.1 did not have
     pretrained.configuration(StreamingLanguageModelingConfig, kept, source)
     return kept

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
@@ -29,6 +30,7 @@ RESULTS = {
     "perplexity_per_token": "perplexity per token",
     "perplexity_per_word": "perplexity per word",
     "bits_per_byte": "bits per byte",
+    "accuracy": "accuracy",
 }
 
 
@@ -48,6 +50,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens-per-sample", type=int, help="tokens of a segment (default: as trained)")
     parser.add_argument("--stm-length", type=int, help="short-term memory (default: as trained)")
     parser.add_argument("--document-boundaries", choices=["ignore", "reset"], help="default: as trained")
+    parser.add_argument("--score", choices=["all", "answers"], help="which tokens (default: as trained)")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE.npz",
+        help="with answers: also write of each target its offset, the word's number and that of the most probable word",
+    )
     parser.add_argument(
         "--ablation",
         choices=["none", "zero", "swap"],
@@ -69,6 +78,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         data=args.data,
         tokens_per_sample=args.tokens_per_sample or trained["tokens_per_sample"],
         document_boundaries=args.document_boundaries or trained["document_boundaries"],
+        score=args.score or trained["score"],
         batch_size_valid=None,
     )
     task = StreamingLanguageModelingTask.setup_task(cfg)
@@ -85,22 +95,37 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def score(model: Any, task: Any, split: str, batch_size: int, device: torch.device, launch: Launch) -> dict[str, float]:
-    """Sums over all tokens of the split: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs of the memory.
+def score(
+    model: Any, task: Any, split: str, batch_size: int, device: torch.device, launch: Launch
+) -> tuple[dict[str, float], np.ndarray]:
+    """Score all targets of the split.
 
     Each process reads ``batch_size`` of the streams; all get the sums over all of them.
+
+    Returns:
+        sums: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs of the memory; and, of a task that scores
+        answers, (targets, 3): the offset, the word, and the word that was most probable.
     """
-    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05)
+    answers = str(task.cfg.score) == "answers"
+    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05, count_correct=answers)
     batches = task.get_batch_iterator(
         task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
     ).next_epoch_itr(shuffle=False)
     totals: dict[str, float] = {}
+    predictions = [np.empty((0, 3), dtype=np.int64)]
     hidden = True if launch.rank else None  # None: where there is no terminal
     for sample in tqdm(batches, unit="segment", disable=hidden, file=sys.stderr, leave=False):
-        _, _, log = criterion(model, utils.move_to_cuda(sample, device) if device.type == "cuda" else sample)
+        sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+        net_output = model(**sample["net_input"])
+        _, _, log = criterion.loss(model, net_output, sample)
         for key, value in log.items():
             totals[key] = totals.get(key, 0.0) + float(value)
-    return distributed.summed(totals)
+        if answers:
+            scored = sample["target"].ne(task.dictionary.pad())
+            row, place = scored.nonzero().cpu().numpy().T
+            words = torch.stack([sample["target"][scored], criterion.predict(model, net_output, scored)], dim=1)
+            predictions.append(np.column_stack([sample["start"][row] + place, words.cpu().numpy()]))
+    return distributed.summed(totals), distributed.joined(np.concatenate(predictions))
 
 
 def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
@@ -116,22 +141,38 @@ def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
         "perplexity_per_word": math.exp(nll / words) if words else None,
         "bits_per_byte": nll / math.log(2) / size if size else None,
     }
+    if "correct" in totals:  # answers: the words and bytes of the text are not what was scored
+        found = {"tokens": int(tokens), "nll": nll, "perplexity_per_token": math.exp(nll / tokens)}
+        found["accuracy"] = totals["correct"] / tokens
     if count := totals.get("ltm_count"):
         found |= {"ltm_mu": totals["mu"] / count, "ltm_sigma": totals["sigma"] / count}
     return found
 
 
+def write_predictions(file: Path, predictions: np.ndarray) -> None:
+    """Write what ``score`` returned, in the order of the text."""
+    offset, target, predicted = predictions[np.argsort(predictions[:, 0])].T
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as out:
+        np.savez(out, offset=offset, target=target, predicted=predicted)
+    partial.rename(file)
+
+
 def evaluate(args: argparse.Namespace, launch: Launch = distributed.ALONE) -> dict[str, Any]:
     """Load, score, and return what is printed, of all the processes together."""
     model, task = load(args)
+    if args.predictions and str(task.cfg.score) != "answers":
+        raise InputError("--predictions needs --score answers")
     device = torch.device("cpu")
     if torch.cuda.is_available() and not args.cpu:
         device = torch.device("cuda", launch.local_rank % torch.cuda.device_count())
     started = time.time()
-    totals = score(model.to(device), task, args.split, args.batch_size, device, launch)
+    totals, predictions = score(model.to(device), task, args.split, args.batch_size, device, launch)
+    if args.predictions and not launch.rank:
+        write_predictions(args.predictions, predictions)
     notes = Path(args.data) / "stats.json"
     stats = json.loads(notes.read_text())["splits"].get(args.split, {}) if notes.is_file() else {}
-    if stats and stats["tokens"] != int(totals["ntokens"]):
+    if stats and str(task.cfg.score) == "all" and stats["tokens"] != int(totals["ntokens"]):
         raise InputError(
             f"{notes} counts {stats['tokens']} tokens, the data holds {int(totals['ntokens'])}: prepare again"
         )
@@ -151,6 +192,8 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     for name, label in RESULTS.items():
+        if name not in found:
+            continue
         value = found[name]
         print(f"{label:<22}{'unknown: no stats.json beside the data' if value is None else f'{value:,.6g}'}")
 

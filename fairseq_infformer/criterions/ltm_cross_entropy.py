@@ -36,13 +36,15 @@ class LtmCrossEntropy(FairseqCriterion):
 
     Logged: ``loss`` (both terms), ``nll_loss`` and ``ppl`` (cross-entropy alone), ``kl``, and mean and standard
     deviation over layers, heads and scored queries of μ and σ of the long-term attention (``ltm_mu``,
-    ``ltm_mu_std``, ``ltm_sigma``, ``ltm_sigma_std``); ``reconstruction``. ``loss`` and ``nll_loss`` are in bits a
-    token, ``kl`` in nats.
+    ``ltm_mu_std``, ``ltm_sigma``, ``ltm_sigma_std``); ``reconstruction``;
+    under ``--score answers`` ``accuracy``, the percentage of targets that are the most probable word. ``loss`` and
+    ``nll_loss`` are in bits a token, ``kl`` in nats.
     """
 
-    def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float) -> None:
+    def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float, count_correct: bool = False) -> None:
         super().__init__(task)
         self.kl_weight, self.kl_sigma = ltm_kl_weight, ltm_kl_sigma
+        self.count_correct = count_correct
 
     @classmethod
     def build_criterion(cls, cfg: LtmCrossEntropyConfig, task: Any) -> "LtmCrossEntropy":
@@ -50,7 +52,8 @@ class LtmCrossEntropy(FairseqCriterion):
             raise InputError(f"--ltm-kl-weight must be 0 or more, got {cfg.ltm_kl_weight}")
         if cfg.ltm_kl_sigma <= 0:
             raise InputError(f"--ltm-kl-sigma must be positive, got {cfg.ltm_kl_sigma}")
-        return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma)
+        answers = str(getattr(task.cfg, "score", "all")) == "answers"
+        return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma, count_correct=answers)
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss of one segment of each stream, summed over its targets.
@@ -58,13 +61,18 @@ class LtmCrossEntropy(FairseqCriterion):
         Returns:
             the loss, the number of targets to divide it by, and what to log, all of it sums.
         """
-        net_output = model(**sample["net_input"])
+        return self.loss(model, model(**sample["net_input"]), sample)
+
+    def loss(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
+        """What ``forward`` returns, for what the model has returned."""
         target = sample["target"]
         ntokens = sample["ntokens"]
         nll = self._cross_entropy(model, net_output, target)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll
         scored = target.ne(self.padding_idx)
+        if self.count_correct:
+            log["correct"] = (self.predict(model, net_output, scored) == target[scored]).sum()
         densities = [look for look in net_output[1]["looks"] if hasattr(look, "variance")]
         if densities:
             kl = self._divergence(densities, scored, log)
@@ -76,6 +84,14 @@ class LtmCrossEntropy(FairseqCriterion):
             loss = loss + error
         log["loss"] = loss.detach()
         return loss, ntokens, log
+
+    @torch.no_grad()
+    def predict(self, model: Any, net_output: tuple, scored: Tensor) -> Tensor:
+        """The most probable words (n,) at the n places of the mask ``scored`` (B, T), row after row."""
+        places = net_output[0][scored]
+        if model.decoder.adaptive_softmax is not None:
+            places = model.decoder.adaptive_softmax.get_log_prob(places[None], None)[0]
+        return places.argmax(-1)
 
     def _cross_entropy(self, model: Any, net_output: tuple, target: Tensor) -> Tensor:
         adaptive = getattr(model.decoder, "adaptive_softmax", None)
@@ -116,11 +132,14 @@ class LtmCrossEntropy(FairseqCriterion):
             return float(sum(log.get(key, 0) for log in logging_outputs))
 
         ntokens = total("ntokens")
-        if not ntokens:  # a segment without targets
+        if not ntokens:  # Segments without targets count nothing, yet fairseq takes a loss that is not logged for -1.
+            metrics.log_scalar("loss", 0.0, weight=0)
             return
         metrics.log_scalar("loss", total("loss") / ntokens / math.log(2), ntokens, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / math.log(2), ntokens, round=3)
         metrics.log_derived("ppl", lambda meters: get_perplexity(meters["nll_loss"].avg))
+        if any("correct" in log for log in logging_outputs):
+            metrics.log_scalar("accuracy", 100 * total("correct") / ntokens, ntokens, round=2)
         if any("reconstruction" in log for log in logging_outputs):
             metrics.log_scalar("reconstruction", total("reconstruction") / ntokens, ntokens, round=3)
         count = total("ltm_count")
