@@ -1,0 +1,41 @@
+# Sourced by recipes that compare memories, after staged.sh: how the memories are called, and how their runs share the
+# machine. A recipe sets `memories` and `seeds` (with commas between), `jobs` (runs side by side) and `nproc` (processes
+# of one run, by torchrun).
+
+all_memories=none,compressive,continuous,continuous-fixed,sticky,sticky-fixed
+
+# Arguments of fairseq-train for a memory. `fixed` is the paper's contraction; the others keep an equal share for every
+# token.
+memory_arguments() {
+  case $1 in
+    none) echo --long-term-memory none ;;
+    compressive) echo --long-term-memory compressive ;;
+    continuous) echo --long-term-memory continuous --ltm-contraction proportional --ltm-sampling uniform ;;
+    continuous-fixed) echo --long-term-memory continuous --ltm-contraction fixed --ltm-sampling uniform ;;
+    sticky) echo --long-term-memory continuous --ltm-contraction proportional --ltm-sampling sticky ;;
+    sticky-fixed) echo --long-term-memory continuous --ltm-contraction fixed --ltm-sampling sticky ;;
+    *) die "unknown memory $1; choose of $all_memories" ;;
+  esac
+}
+
+# Calls "$1 MEMORY SEED" for every memory and seed, `jobs` side by side, and fails if one does.
+for_each_run() {
+  local memory seed failed=0
+  for seed in ${seeds//,/ }; do
+    for memory in ${memories//,/ }; do
+      while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || failed=1; done
+      "$1" "$memory" "$seed" &
+    done
+  done
+  while [ -n "$(jobs -rp)" ]; do wait -n || failed=1; done
+  return $failed
+}
+
+# fairseq-train, in `nproc` processes.
+train() {
+  if [ "$nproc" -gt 1 ]; then
+    "$venv/torchrun" --standalone --nproc-per-node "$nproc" "$venv/fairseq-train" "$@"
+  else
+    "$venv/fairseq-train" "$@"
+  fi
+}
