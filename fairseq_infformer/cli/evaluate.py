@@ -13,6 +13,7 @@ from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
+from fairseq_infformer.data.binarised import read_stats
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import infinite_former_lm  # noqa: F401  (registers the model)
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -112,12 +113,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     started = time.time()
     totals = score(model.to(device), task, args.split, args.batch_size, device)
-    notes = Path(args.data) / "stats.json"
-    stats = json.loads(notes.read_text())["splits"].get(args.split, {}) if notes.is_file() else {}
-    if stats and stats["tokens"] != int(totals["ntokens"]):
-        raise InputError(
-            f"{notes} counts {stats['tokens']} tokens, the data holds {int(totals['ntokens'])}: prepare again"
-        )
+    stats = read_stats(Path(args.data))["splits"].get(args.split, {})
     return (
         {"path": args.path, "split": args.split} | results(totals, stats) | {"seconds": round(time.time() - started, 1)}
     )
