@@ -38,7 +38,6 @@ def allow_configurations_in_broadcasts() -> None:
     torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
 
 
-
 def check_runs_before_they_start() -> None:
     """Refuse settings in one line that fairseq finds wrong in a traceback, after hours, or never."""
     call_main = distributed_utils.call_main
@@ -100,8 +99,8 @@ def name_the_checkpoint_that_does_not_fit() -> None:
             return resume(self, filename, *args, **kwargs)
         except (AssertionError, KeyError) as error:  # of the optimizer, criterion, scheduler and scaler
             raise InputError(
-                f"{filename} was saved with another optimizer, criterion or schedule ({type(error).__name__}: {error}); "
-                "give those of its run, or --reset-optimizer --reset-lr-scheduler --reset-meters"
+                f"{filename} was saved with another optimizer, criterion or schedule ({type(error).__name__}: {error})"
+                "; give those of its run, or --reset-optimizer --reset-lr-scheduler --reset-meters"
             ) from error
 
     checkpoint_utils.load_checkpoint_to_cpu = checked

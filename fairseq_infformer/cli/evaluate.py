@@ -51,13 +51,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+    return args
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
-    if not Path(args.path).is_file():
-        raise InputError(f"there is no checkpoint {args.path}")
     saved = checkpoint_utils.load_checkpoint_to_cpu(args.path)["cfg"]
     if saved["task"]["_name"] != "streaming_language_modeling":
         raise InputError(f"{args.path} was trained with --task {saved['task']['_name']}, not on streams")

@@ -255,6 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(parse(argv))
     except OSError as error:
         raise InputError(f"{error}; see that the files can be read, and that --dest can be written") from error
+    except KeyboardInterrupt:
+        raise InputError("interrupted; the same call takes up the work") from None
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ class Workplace:
     def __init__(self, dest: Path, stages: tuple[str, ...]) -> None:
         self.dest, self.stages = dest, stages
         self.folder = dest.with_name(dest.name + ".partial")
+        self._rubbish = self.folder / "rubbish"
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the folder; it goes if nothing is left in it."""
-        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), "rubbish"}
+        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), self._rubbish.name}
         if self.folder.exists() and not {path.name for path in self.folder.iterdir()} <= own:
             raise InputError(f"{self.folder} holds files of someone else; move them or give another --dest")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +92,9 @@ class Workplace:
         # Renamed first: a folder that is half removed must not pass for a finished stage.
         if path.exists():
             self._throw_away(path)
-            shutil.rmtree(self.folder / "rubbish")
+        shutil.rmtree(self._rubbish, ignore_errors=True)
 
     def _throw_away(self, path: Path) -> None:
-        shutil.rmtree(self.folder / "rubbish", ignore_errors=True)
-        path.rename(self.folder / "rubbish")
+        if path != self._rubbish:
+            shutil.rmtree(self._rubbish, ignore_errors=True)
+            path.rename(self._rubbish)

@@ -18,16 +18,19 @@ LINE_BYTES = 4 + 8  # a line's number of tokens and its place
 def load_dictionary(file: Path) -> Dictionary:
     """A fairseq dictionary from its file; InputError if it is none."""
     try:
-        return Dictionary.load(str(file))
+        dictionary = Dictionary.load(str(file))
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{file} cannot be read as a fairseq dictionary ({reason}); give a dict.txt made by prepare.sh"
         ) from error
+    if len(dictionary) == dictionary.nspecial:
+        raise InputError(f"{file} has no words; give a dict.txt made by prepare.sh")
+    return dictionary
 
 
 def read_stats(directory: Path) -> dict[str, Any]:
-    """What prepare.sh has noted beside the data, with ``dictionary`` and ``splits`` in it; both empty without a note."""
+    """What prepare.sh has noted beside the data: ``dictionary``, ``splits`` and more. Without a note both are empty."""
     file = directory / "stats.json"
     if not file.is_file():
         return {"dictionary": {}, "splits": {}}
@@ -41,7 +44,7 @@ def read_stats(directory: Path) -> dict[str, Any]:
 
 
 def load_lines(prefix: Path, dictionary: Dictionary) -> Any:
-    """The lines of tokens of ``prefix.bin`` and ``prefix.idx``, an indexed dataset; InputError if they are not whole."""
+    """The lines of tokens in ``prefix.bin`` and ``prefix.idx``: an indexed dataset. InputError if they are not whole."""
     index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     for file, other in ((index, data), (data, index)):
         if other.is_file() and not file.is_file():
@@ -72,13 +75,14 @@ def _check_memory_map(index: Path, data: Path, num_types: int) -> None:
             f"{data} has {data.stat().st_size} bytes, {index.name} speaks of {expected}: one is cut short or belongs "
             "to another corpus; prepare the data again"
         )
-    if expected:
-        largest = int(np.memmap(data, dtype=dtype, mode="r").max())
-        if largest >= num_types:
-            raise InputError(
-                f"{data} holds token {largest}, dict.txt has {num_types} types: it belongs to another corpus; "
-                "prepare the data again"
-            )
+    if not expected:
+        raise InputError(f"{data} is empty; prepare the data again")
+    largest = int(np.memmap(data, dtype=dtype, mode="r").max())
+    if largest >= num_types:
+        raise InputError(
+            f"{data} holds token {largest}, dict.txt has {num_types} types: it belongs to another corpus; "
+            "prepare the data again"
+        )
 
 
 def load_document_starts(file: Path, num_tokens: int) -> np.ndarray:

@@ -299,11 +299,11 @@ def _bands(text: str, num_types: int, option: str, embed_dim: int, factor: float
 def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> InfiniteFormerDecoder:
     """The decoder that ``cfg`` describes."""
     for name in ("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_layers"):
-        if cfg[name] < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {cfg[name]}")
+        if getattr(cfg, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(cfg, name)}")
     for name in ("dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout"):
-        if not 0 <= cfg[name] < 1:
-            raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1), got {cfg[name]}")
+        if not 0 <= getattr(cfg, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(cfg, name)}")
     if cfg.stm_length < 0:
         raise InputError(f"--stm-length must be 0 or more, got {cfg.stm_length}")
     if cfg.adaptive_input:

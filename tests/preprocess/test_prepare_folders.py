@@ -38,30 +38,6 @@ def test_a_split_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
     assert (elsewhere / "train.txt").read_text() == TRAIN
 
 
-@pytest.mark.parametrize(
-    ("splits", "match"),
-    [
-        ({"input": "a"}, "no train split, only input.txt; cut the text"),
-        ({"train": "a"}, "no valid split"),
-        ({"train": "a", "valid": "b", "more-train": "c"}, "2 candidates for train: more-train.txt, train.txt"),
-        ({"train-test": "a", "valid": "b"}, "could be two splits"),
-        ({"train": "", "valid": "b"}, "train.txt has no text"),
-        ({"train": "a", "valid": " \n\n"}, "valid.txt has no text"),
-        ({"train": "a", "valid": "a", "test": ""}, "test.txt has no text"),
-        ({"train": {"sub/a": "a"}, "valid": "b"}, "sub is not a file"),
-        ({"train": {".hidden": "a"}, "valid": "b"}, "is an empty folder"),
-        (
-            {"train": b"one\ntwo\ncaf\xe9\n", "valid": "b"},
-            "train.txt is not UTF-8: byte 0xe9 at offset 11;",
-        ),
-        ({"train": "one\n".encode("utf-16"), "valid": "b"}, "is not UTF-8: byte 0xff at offset 0"),
-    ],
-)
-def test_raw_text_that_is_refused(tmp_path: Path, splits: dict, match: str) -> None:
-    refused(match, write(tmp_path / "raw", **splits), tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
-
-
 # ---- the destination ------------------------------------------------------------------------------------------------
 
 
@@ -172,24 +148,6 @@ def test_two_runs_for_one_folder_do_not_meet(tmp_path: Path) -> None:
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("level", "options", "match"),
-    [
-        ("word", ("--vocab-size", 4), "no room"),
-        ("word", ("--workers", 0), "at least 1"),
-        ("word", ("--stage", 3, "--stop-stage", 2), "no range of stages"),
-        ("word", ("--model-type", "bpe"), "means nothing with --level word"),
-        ("word", ("--sentencepiece-model", "x"), "means nothing with --level word"),
-        ("word", ("--dict", "x", "--vocab-size", 9), "is for a new vocabulary"),
-        ("word", ("--dict", "x"), "--dict x cannot be read as a fairseq dictionary"),
-        ("sentencepiece", ("--dict", "x"), "give --sentencepiece-model too"),
-        ("sentencepiece", ("--sentencepiece-model", "x"), "cannot be read as one"),
-    ],
-)
-def test_arguments_that_are_refused(tmp_path: Path, level: str, options: tuple, match: str) -> None:
-    refused(match, write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out", *options, level=level)
 
 
 def test_the_shell_command(tmp_path: Path) -> None:
