@@ -110,10 +110,13 @@ def unreadable(path: str, error: BaseException) -> str:
     return f"{path} is cut short or no checkpoint of fairseq ({reason}); use another one, or move it away to start anew"
 
 
-def refuse_unknown_overrides(state: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """InputError if ``--model-overrides`` has a name that no part of a checkpoint's configuration has."""
+def check_content(path: str, state: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """InputError if a checkpoint has no model, or if no part of its settings has a name of ``--model-overrides``."""
+    settings = state.get("cfg")
+    if not (state.get("model") and settings):
+        raise InputError(f"{path} holds no model with its settings; use another checkpoint")
     known: set[str] = set()
-    for name, part in (state.get("cfg") or {}).items():
+    for name, part in settings.items():
         known |= {name, *(vars(part) if isinstance(part, Namespace) else part if isinstance(part, Mapping) else ())}
-    if known and (unknown := sorted(set(overrides) - known)):
-        raise InputError(f"--model-overrides has {unknown[0]!r}, which the checkpoint's settings do not have")
+    if unknown := sorted(set(overrides) - known):
+        raise InputError(f"--model-overrides has {unknown[0]!r}, which the settings in {path} do not have")

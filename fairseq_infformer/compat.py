@@ -90,7 +90,7 @@ def name_the_checkpoint_that_does_not_fit() -> None:
             state = read(path, arg_overrides, load_on_all_ranks)
         except Exception as error:
             raise InputError(checkpoints.unreadable(path, error)) from error
-        checkpoints.refuse_unknown_overrides(state, arg_overrides or {})
+        checkpoints.check_content(path, state, arg_overrides or {})
         return state
 
     @functools.wraps(resume)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import TASK, TINY, one_error, run_here
+from command_line import BIN, TASK, TINY, one_error, run, run_here
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, train
 from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, SCORING, TRAINING, Wrong
@@ -117,6 +117,18 @@ def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
     refused(row, command, documents, checkpoint, tmp_path)
 
 
+def test_a_shell_shows_the_line_alone(documents, tmp_path):
+    """Two rows through processes of their own."""
+    command = [BIN / "fairseq-train", documents, *TASK, *TINY, *STREAMS, "--save-dir", tmp_path / "save"]
+    for wrong, message in (
+        ([*command, "--ddp-backend", "fully_sharded"], "FSDP"),
+        ([BIN / "infformer-eval", documents, "--path", tmp_path / "none.pt"], "there is no checkpoint"),
+    ):
+        done = run(*wrong, check=False)
+        assert done.returncode == 1 and message in one_error(done.stdout)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_model_than_this_project_s_is_refused(documents, tmp_path):
     flags = ["--arch", "lstm_lm", "--optimizer", "adam", "--cpu", "--save-dir", tmp_path / "save"]
     code, text = run_here(train.cli_main, documents, *TASK, *STREAMS, *flags)
@@ -189,6 +201,13 @@ def test_text_that_is_odd_but_right_is_prepared(text, tokens, tmp_path):
     assert f'"tokens": {tokens}' in (tmp_path / "out" / "stats.json").read_text().split('"valid"')[0]
 
 
+def test_a_vocabulary_of_one_word_trains(tmp_path):
+    code, text = prepare_here(tmp_path, {"train": "a a a\n" * 99, "valid": "a\n"})
+    assert code == 0, text
+    code, text = train_here(tmp_path / "out", tmp_path / "save", "--max-update", 1, "--batch-size-valid", 1)
+    assert code == 0, text
+
+
 # ---- tensors --------------------------------------------------------------------------------------------------------
 
 BASIS = GaussianBasis(12, (0.05, 0.2))
@@ -236,7 +255,3 @@ def test_the_modules_refuse(call, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         call(**arguments)
     assert "\n" not in str(error.value) and not isinstance(error.value, InputError)
-
-
-def test_the_table_has_at_least_sixty_rows():
-    assert len(TRAINING) + len(EVALUATION) + len(SCORING) + len(PREPARING) + len(TENSORS) >= 60

@@ -42,6 +42,10 @@ def fewer_words(content: bytes) -> bytes:
     return b"".join(content.splitlines(keepends=True)[:-5])
 
 
+def other_order(content: bytes) -> bytes:
+    return b"".join(content.splitlines(keepends=True)[::-1])
+
+
 # What is done to the files of a good data folder: new content, a function of the old, or None for no file.
 Change = dict[str, bytes | Callable[[bytes], bytes] | None]
 DATA: dict[str, Change] = {
@@ -65,6 +69,7 @@ DATA: dict[str, Change] = {
     "documents of none": {"train.documents.npy": array(np.zeros(0, dtype=np.int64))},
     "other dictionary": {"dict.txt": fewer_words},
     "other dictionary, no stats": {"dict.txt": fewer_words, "stats.json": None},
+    "words in another order, no stats": {"dict.txt": other_order, "stats.json": None},
     "dictionary of nonsense": {"dict.txt": b"hello\nworld\n", "stats.json": None},
     "dictionary of bytes": {"dict.txt": b"\xff\xfe 1\n", "stats.json": None},
     "dictionary with a word twice": {"dict.txt": b"a 1\na 1\n", "stats.json": None},
@@ -83,7 +88,8 @@ CHECKPOINTS: dict[str, Callable[[bytes], bytes]] = {
     "a bit flipped": lambda good: (
         good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 16]) + good[len(good) // 2 + 1 :]
     ),
-    "no model": lambda good: pickled({"cfg": None}),
+    "no history": lambda good: pickled({"cfg": None}),
+    "no model": lambda good: pickled({"cfg": None, "optimizer_history": [{}], "extra_state": {}}),
     "a list": lambda good: pickled([1, 2]),
 }
 
@@ -137,9 +143,7 @@ TRAINING = [
     Wrong(r"invalid choice: 'halving'", ["--ltm-contraction", "halving"]),
     # ---- adaptive input and softmax
     Wrong(r"--adaptive-input needs --adaptive-input-cutoff", ["--adaptive-input"]),
-    Wrong(
-        r"tied .* need the same bands, got 10 and 20,40", [*ADAPTIVE, "--adaptive-input", "--adaptive-input-cut", 10]
-    ),
+    Wrong(r"tied .* got 9 and 20,40", [*ADAPTIVE, "--adaptive-input", "--adaptive-input-cutoff", 9]),
     Wrong(r"must rise and stay below the 72 types .* got 40,20", ["--adaptive-softmax-cutoff", "40,20"]),
     Wrong(r"must rise and stay below the 72 types .* got 20,99", ["--adaptive-softmax-cutoff", "20,99"]),
     Wrong(r"--adaptive-softmax-factor 0 leaves no width", [*ADAPTIVE, "--adaptive-softmax-factor", 0]),
@@ -180,7 +184,8 @@ TRAINING = [
     Wrong(r"is cut short or no checkpoint", checkpoint="zeros"),
     Wrong(r"is cut short or no checkpoint", checkpoint="text"),
     Wrong(r"is damaged \(checksum of .*data", checkpoint="a bit flipped"),
-    Wrong(r"is cut short or no checkpoint", checkpoint="no model"),
+    Wrong(r"is cut short or no checkpoint", checkpoint="no history"),
+    Wrong(r"holds no model with its settings", checkpoint="no model"),
     Wrong(r"is cut short or no checkpoint", checkpoint="a list"),
     Wrong(r"another model \(size mismatch .*\[72, 32\]", ["--decoder-embed-dim", 64], checkpoint="good"),
     Wrong(r"another model \(Missing key.*layers.2", ["--decoder-layers", 3], checkpoint="good"),
@@ -191,6 +196,7 @@ TRAINING = [
     Wrong(r"another optimizer.*give those of its run, or --reset-optimizer", ["--optimizer", "sgd"], checkpoint="good"),
     Wrong(r"another optimizer, criterion", ["--criterion", "cross_entropy"], checkpoint="good"),
     Wrong(r"another optimizer, criterion or schedule", ["--lr-scheduler", "cosine"], checkpoint="good"),
+    Wrong(r"is not the one that the checkpoint was", data="words in another order, no stats", checkpoint="good"),
     # ---- the data
     Wrong(r"dict.txt does not exist; make the data with preprocess/prepare.sh", data="no dictionary"),
     Wrong(r"there is no split 'valid' in .*; it has test, train", data="no valid"),
@@ -245,6 +251,7 @@ SCORING = [
     Wrong(r"there is no checkpoint none.pt", ["--path", "none.pt"]),
     Wrong(r"is cut short or no checkpoint", checkpoint="empty"),
     Wrong(r"is cut short or no checkpoint", checkpoint="a list"),
+    Wrong(r"holds no model with its settings", checkpoint="no model"),
     Wrong(r"--batch-size must be 1 or more, got 0", ["--batch-size", 0]),
     Wrong(r"--tokens-per-sample must be 1 or more, got 0", ["--tokens-per-sample", 0]),
     Wrong(r"--stm-length must be 0 or more, got -1", ["--stm-length", -1]),

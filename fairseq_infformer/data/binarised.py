@@ -44,7 +44,7 @@ def read_stats(directory: Path) -> dict[str, Any]:
 
 
 def load_lines(prefix: Path, dictionary: Dictionary) -> Any:
-    """The lines of tokens in ``prefix.bin`` and ``prefix.idx``: an indexed dataset. InputError if they are not whole."""
+    """The lines of tokens in ``prefix.bin`` and ``.idx``, an indexed dataset; InputError if the files are not whole."""
     index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     for file, other in ((index, data), (data, index)):
         if other.is_file() and not file.is_file():
