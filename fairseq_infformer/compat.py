@@ -4,6 +4,8 @@ import builtins
 import collections
 import enum
 import functools
+import logging
+import os
 import typing
 
 import torch
@@ -17,6 +19,8 @@ from omegaconf import base, dictconfig, listconfig, nodes
 from . import checkpoints
 from .checks import check_run
 from .errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def allow_configurations_in_broadcasts() -> None:
@@ -63,7 +67,12 @@ def replace_checkpoints_whole() -> None:
     def saved(obj, filename, async_write=False):
         if async_write or not PathManager.supports_rename(filename):
             return save(obj, filename, async_write)
-        return checkpoints.save(obj, filename)
+        try:
+            checkpoints.save(obj, filename)
+        except InputError as error:
+            if os.path.basename(filename) != "crash.pt":
+                raise
+            logger.warning(error)  # what the run has crashed of is told next, and matters more
 
     def copied(src_path, dst_path, overwrite=False):
         if not (overwrite and PathManager.supports_rename(src_path) and PathManager.supports_rename(dst_path)):

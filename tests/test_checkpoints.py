@@ -87,6 +87,14 @@ def test_a_write_that_fails_leaves_the_checkpoint_before_and_nothing_else(folder
     assert {path.name for path in folder.iterdir()} == {"checkpoint_last.pt", "checkpoint_1_2.pt"}
 
 
+def test_a_crash_is_told_though_its_checkpoint_cannot_be_saved(folder):
+    def crash(folder: Path) -> None:
+        checkpoint_utils.torch_persistent_save(NEW, str(folder / "crash.pt"))
+
+    assert limited(crash, folder, 1000, deadly=False) == 0
+    assert {path.name for path in folder.iterdir()} == {"checkpoint_last.pt", "checkpoint_1_2.pt"}
+
+
 @pytest.mark.parametrize("work", [write, copy])
 def test_a_write_takes_the_place_of_what_a_killed_run_has_left(folder, work):
     (folder / "checkpoint_last.pt.tmp").write_bytes(b"half of a checkpoint" * 20_000)
