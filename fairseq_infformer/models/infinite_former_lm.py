@@ -1,6 +1,7 @@
 """The ∞-former language model for fairseq: configuration, decoder and model."""
 
 import logging
+import textwrap
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +154,10 @@ class InfiniteFormerDecoder(FairseqDecoder):
             self.adaptive_softmax = AdaptiveSoftmax(
                 len(dictionary),
                 cfg.decoder_embed_dim,
-                _bands(cfg.adaptive_softmax_cutoff, len(dictionary), "--adaptive-softmax-cutoff"),
+                _bands(
+                    *(cfg.adaptive_softmax_cutoff, len(dictionary), "--adaptive-softmax-cutoff"),
+                    *(cfg.decoder_embed_dim, cfg.adaptive_softmax_factor),
+                ),
                 cfg.adaptive_softmax_dropout,
                 cfg.adaptive_softmax_factor,
                 embed_tokens if tied else None,
@@ -347,6 +351,11 @@ class InfiniteFormerLM(FairseqLanguageModel):
             return super().load_state_dict(state_dict, strict, model_cfg, args)
         except ValueError as error:  # the basis differs
             raise InputError(str(error)) from error
+        except Exception as error:  # PyTorch lists what differs line by line; fairseq's adaptive softmax says little
+            reason = textwrap.shorten(str(error).split("\n", 1)[-1], 160, placeholder=" …")
+            raise InputError(
+                f"the checkpoint is of another model ({reason}); give the architecture and sizes it was trained with"
+            ) from error
 
 
 def _checksum(dictionary: Dictionary) -> int:
@@ -370,8 +379,13 @@ def _numbers(text: str, kind: type, option: str) -> list:
         raise InputError(f"{option} takes numbers with commas between, got {text!r}") from None
 
 
-def _bands(text: str, num_types: int, option: str) -> list[int]:
+def _bands(text: str, num_types: int, option: str, embed_dim: int, factor: float) -> list[int]:
     cutoffs = _numbers(text, int, option)
+    if not 1 <= factor <= embed_dim ** (1 / len(cutoffs)):
+        raise InputError(
+            f"{option.replace('cutoff', 'factor')} {factor:g} leaves no width of {embed_dim} to band {len(cutoffs)}; "
+            f"give one in 1..{embed_dim ** (1 / len(cutoffs)):.3g}"
+        )
     if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, num_types])):
         raise InputError(f"{option} must rise and stay below the {num_types} types of the dictionary, got {text}")
     return cutoffs
@@ -379,6 +393,12 @@ def _bands(text: str, num_types: int, option: str) -> list[int]:
 
 def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> InfiniteFormerDecoder:
     """The decoder that ``cfg`` describes."""
+    for name in ("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_layers"):
+        if getattr(cfg, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(cfg, name)}")
+    for name in ("dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout"):
+        if not 0 <= getattr(cfg, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(cfg, name)}")
     if cfg.stm_length < 0:
         raise InputError(f"--stm-length must be 0 or more, got {cfg.stm_length}")
     if cfg.adaptive_input:
@@ -396,7 +416,10 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
             cfg.decoder_embed_dim,
             cfg.adaptive_input_factor,
             cfg.decoder_embed_dim,
-            _bands(cutoff, len(dictionary), "--adaptive-input-cutoff"),
+            _bands(
+                *(cutoff, len(dictionary), "--adaptive-input-cutoff"),
+                *(cfg.decoder_embed_dim, cfg.adaptive_input_factor),
+            ),
         )
     else:
         embed_tokens = nn.Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad())
@@ -434,6 +457,8 @@ def _layers_with_memory(cfg: InfiniteFormerConfig) -> set[int]:
 
 def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMemory:
     """The long-term memory of the layer of this number."""
+    if cfg.ltm_min_sigma < 0 and cfg.ltm_min_sigma != -1:
+        raise InputError(f"--ltm-min-sigma must be 0 or more, or -1 for the narrowest width, got {cfg.ltm_min_sigma}")
     basis = GaussianBasis(cfg.ltm_basis, _numbers(cfg.ltm_widths, float, "--ltm-widths"))
     memory = ContinuousMemory(
         *(basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)),

@@ -254,29 +254,6 @@ def test_half_precision_keeps_the_memory_in_float32(tokens):
     assert model.decoder.slots[False].after[0].long_term.coefficients.dtype == torch.float32
 
 
-MISTAKES = [
-    ({"stm_length": -1}, "--stm-length must be 0 or more, got -1"),
-    ({"ltm_basis": 7}, "num_basis must be a positive multiple of the number of widths"),
-    ({"ltm_widths": "0.1,x"}, "--ltm-widths takes numbers"),
-    ({"ltm_widths": "0.1,-0.2"}, "widths must be one or more positive numbers"),
-    ({"ltm_layers": "0,2"}, "--ltm-layers must lie in 0..1, got 0,2"),
-    ({"ltm_tau": 1.0, "ltm_contraction": "fixed"}, "tau must lie inside"),
-    ({"ltm_density": "gauss"}, "unknown density 'gauss'; choose one of gaussian, .*truncated-gaussian"),
-    ({"decoder_attention_heads": 3}, "embed_dim must be a multiple of num_heads, got 16 and 3"),
-    ({"position_encoding": "rope", "decoder_attention_heads": 16}, "must be even, got 16 / 16"),
-    ({"adaptive_input": True}, "--adaptive-input needs --adaptive-input-cutoff"),
-    ({"adaptive_softmax_cutoff": "10,50"}, "must rise and stay below the 40 types"),
-    ({"adaptive_softmax_cutoff": "20,10"}, "must rise and stay below the 40 types"),
-]
-
-
-@pytest.mark.parametrize(("settings", "message"), MISTAKES)
-def test_a_setting_that_cannot_be_is_named(settings, message):
-    with pytest.raises(InputError, match=message) as error:
-        build(**settings)
-    assert "\n" not in str(error.value)
-
-
 def test_a_batch_without_stream_information_is_refused(tokens):
     with pytest.raises(InputError, match="--task streaming_language_modeling"):
         build()(tokens)
