@@ -2,7 +2,7 @@
 
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from fairseq_infformer.modules.decoder_layer import (
 )
 from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
+
+from .memory_slot import MemorySlot, next_slot
 
 
 @dataclass
@@ -112,19 +114,12 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
 
 
-class MemorySlot(NamedTuple):
-    """The memory of all layers around one segment: what it was before and what it is after."""
-
-    segment: int
-    before: tuple[LayerState, ...]
-    after: tuple[LayerState, ...]
-
-
 class InfiniteFormerDecoder(FairseqDecoder):
     """Embeds a segment, passes it through the layers, and keeps their memory for the next one.
 
     The memory of training and that of evaluation are kept apart. They are committed once per segment: a forward
-    pass that comes with the number of the segment it has just seen starts from the memory before it.
+    pass that comes with the number of the segment it has just seen, or of the first one of the update, starts from
+    the memory before it.
     """
 
     def __init__(
@@ -160,6 +155,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
             else:
                 self.output_projection.weight = embed_tokens.weight
         self.slots: dict[bool, MemorySlot] = {}  # by self.training
+        self.num_updates: Optional[int] = None
         # A checkpoint used with another dictionary of the same size would be scored without a word.
         words = "\n".join(dictionary.symbols).encode()
         self.register_buffer("dictionary_checksum", torch.tensor(zlib.crc32(words), dtype=torch.int64))
@@ -213,14 +209,20 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 x, state = layer(x, in_row, state, mask)
             densities += [state.looked] if state.looked is not None else []
             after.append(state)
-        self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, tuple(after)))
+        after = tree_map_only(Tensor, torch.detach, tuple(after))
+        update = self.num_updates if self.training else None
+        self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
         return self.final_norm(x), densities
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """fairseq tells before every forward pass of training which update the segment belongs to."""
+        self.num_updates = num_updates
 
     def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
         slot = self.slots.get(self.training)
-        if slot is None or bool(reset.all()):
+        states = None if slot is None or bool(reset.all()) else slot.start_of(segment)
+        if states is None:
             return tuple(layer.initial_state(x) for layer in self.layers)
-        states = slot.before if slot.segment == segment else slot.after
         rows = states[0].recent.hidden.shape[0]
         if rows != x.shape[0]:
             raise InputError(
