@@ -19,7 +19,7 @@ def test_bf16_stays_within_2_percent_of_float32_over_200_updates(documents, tmp_
         settings = [*SETTINGS, "--lr", "1e-2", "--max-update", 200, "--no-epoch-checkpoints", *flags]
         log = train(documents, tmp_path / name, *settings).stdout
         found[name] = logged(log, "valid", "ppl")[-1]
-    assert found["float32"] < 50, "it has learned something"
+    assert found["float32"] < 58, "it has learned something: a guess among the types has 65"
     assert found["bf16"] == pytest.approx(found["float32"], rel=0.02)
     assert found["bf16"] != found["float32"]
     flags = ["--tokens-per-sample", 16, "--document-boundaries", "reset", "--gen-subset", "valid", "--batch-size", 4]

@@ -219,9 +219,8 @@ def test_a_day_of_streaming_loses_nothing(sampling):
             model(tokens, segment=number, lengths=lengths, reset=reset)
         for layer, state in enumerate(model.decoder.slots[False].after):
             for row, length in enumerate(lengths.tolist()):
-                looked = tree_map_only(
-                    Tensor, lambda part, row=row, length=length: part[None, row, :, :length], state.looked
-                )
+                mean, variance = (part[row, None, :, :length] for part in state.looked)
+                looked = RenormalizedGaussianDensity(mean, variance)
                 oracles[row][layer].segment(hidden[layer][row, :length].clone(), looked, bool(reset[row]))
         if rng.random() < 0.01:
             saved = pickle.dumps(model.decoder.slots)
