@@ -146,6 +146,8 @@ class Written(NamedTuple):
 class Oracle:
     """One row of one layer, kept as all vectors since its document began: no batch, no pads, no state."""
 
+    dim = 32  # C
+
     def __init__(self, memory: ContinuousMemory, short: int) -> None:
         self.memory, self.short = memory, short
         self.vectors: list[Tensor] = []
@@ -171,8 +173,6 @@ class Oracle:
             start += count
         return everything[start:], state
 
-    dim = 32
-
 
 def resident() -> int:
     """Bytes of this process in memory; Linux."""
@@ -180,13 +180,18 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", ["uniform", "sticky"])
-def test_a_day_of_streaming_loses_nothing(sampling):
+def test_a_day_of_streaming_loses_nothing():
     """5,000 segments of 0 to 6 tokens in 4 rows, with documents that end anywhere and restarts from what was saved.
 
-    The first row's document never ends. Every 100 segments a row is compared with the oracle, at the end all.
+    The first row's document never ends. Every 250 segments a row is compared with the oracle, at the end all.
     """
-    settings = {"decoder_embed_dim": Oracle.dim, "ltm_basis": 32, "ltm_widths": "0.05,0.1", "ltm_samples": 64}
+    settings = {
+        "decoder_embed_dim": Oracle.dim,
+        "ltm_basis": 32,
+        "ltm_widths": "0.05,0.1",
+        "ltm_samples": 64,
+        "decoder_layers": 1,
+    }
     model = build(**settings, stm_length=4, ltm_sampling=sampling)
     weights, rng, rows, held = model.state_dict(), np.random.default_rng(0), 4, []
     hidden: list[Tensor] = []
@@ -224,12 +229,12 @@ def test_a_day_of_streaming_loses_nothing(sampling):
                 oracles[row][layer].segment(hidden[layer][row, :length].clone(), looked, bool(reset[row]))
         if rng.random() < 0.01:
             saved = pickle.dumps(model.decoder.slots)
-            model = listening(build(seed=number, **settings, stm_length=4, ltm_sampling=sampling))
+            model = listening(build(seed=number, **settings))
             model.load_state_dict(weights)
             model.decoder.slots = pickle.loads(saved)
             restarts += 1
         documents += int(reset.sum())
-        if number % 100 == 99:
+        if number % 250 == 249:
             compare(int(rng.integers(1, rows)))
         if number % 1000 == 999:
             held.append(resident())
@@ -237,5 +242,5 @@ def test_a_day_of_streaming_loses_nothing(sampling):
         compare(row)
     assert len(oracles[0][0].vectors) > 10_000
     assert restarts > 30 and documents > 120
-    # Were the states of every segment kept, 3,000 of 4 rows × 2 layers × 32 × 32 numbers would take 98 MB.
-    assert held[-1] - held[1] < 40e6
+    # Were the states of every segment kept, 3,000 of 4 rows × 32 × 32 numbers would take 49 MB.
+    assert held[-1] - held[1] < 20e6
