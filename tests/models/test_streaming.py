@@ -185,14 +185,9 @@ def test_a_day_of_streaming_loses_nothing():
 
     The first row's document never ends. Every 250 segments a row is compared with the oracle, at the end all.
     """
-    settings = {
-        "decoder_embed_dim": Oracle.dim,
-        "ltm_basis": 32,
-        "ltm_widths": "0.05,0.1",
-        "ltm_samples": 64,
-        "decoder_layers": 1,
-    }
-    model = build(**settings, stm_length=4, ltm_sampling=sampling)
+    settings = {"decoder_embed_dim": Oracle.dim, "decoder_layers": 1, "stm_length": 4, "ltm_sampling": "sticky"}
+    settings |= {"ltm_basis": 32, "ltm_widths": "0.05,0.1", "ltm_samples": 64}
+    model = build(**settings)
     weights, rng, rows, held = model.state_dict(), np.random.default_rng(0), 4, []
     hidden: list[Tensor] = []
 
