@@ -1,14 +1,16 @@
 """Package and console scripts. ``recipes/setup.sh`` installs it with all it needs into ``.venv``."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+root = Path(__file__).parent
 setup(
     name="fairseq-infformer",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', (root / "fairseq_infformer/__init__.py").read_text(encoding="utf-8"))[1],
     description="The ∞-former (Infinite Memory Transformer) as a fairseq plugin",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["fairseq_infformer", "fairseq_infformer.*"]),
@@ -19,6 +21,7 @@ setup(
         "numpy>=1.26",
         "sentencepiece>=0.2",
         "sacrebleu>=2.3",
+        "safetensors>=0.4",
         "tensorboard>=2.15",
         "tqdm>=4.60",
     ],
@@ -36,6 +39,7 @@ setup(
         "console_scripts": [
             "infformer-prepare=fairseq_infformer.cli.prepare:main",
             "infformer-eval=fairseq_infformer.cli.evaluate:main",
+            "infformer-export=fairseq_infformer.cli.export:main",
         ]
     },
 )

@@ -5,6 +5,8 @@ Where fairseq is not installed, ``fairseq_infformer.modules`` works all the same
 
 from importlib.util import find_spec
 
+__version__ = "0.1.0"
+
 if find_spec("fairseq") is not None:
     from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
     from .models import architectures  # noqa: F401

@@ -1,8 +1,11 @@
 """Mistakes of a user, told in one line."""
 
+import re
 import sys
 from types import TracebackType
 from typing import Optional
+
+from torch.multiprocessing import ProcessRaisedException
 
 
 class InputError(ValueError):
@@ -14,6 +17,9 @@ def _find(error: Optional[BaseException]) -> Optional[InputError]:
     while error is not None:
         if isinstance(error, InputError):
             return error
+        if isinstance(error, ProcessRaisedException):  # fairseq's process for one GPU; its traceback comes as text
+            named = re.search(rf"^{re.escape(__name__)}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE)
+            return InputError(named[1]) if named else None
         error = error.__cause__ or error.__context__
     return None
 

@@ -35,6 +35,7 @@ def main() -> None:
         count = max(1, round(args.documents * share))
         texts = documents(rng, count, args.length, args.types, args.concentration)
         partial = args.dest / f"{split}.txt.partial"
+        partial.unlink(missing_ok=True)  # were it a link, the text would go where it leads
         partial.write_text("".join(f"{text}\n\n" for text in texts), encoding="utf-8")
         partial.rename(args.dest / f"{split}.txt")
         print(f"{split}: {count} documents of {args.length} words")

@@ -23,7 +23,7 @@ def training_configuration(data: Path, save: Path, *more: object) -> DictConfig:
 def start(cfg: DictConfig, check_precision: bool = True) -> tuple[Trainer, Iterable[dict[str, Any]]]:
     """fairseq's trainer, as ``fairseq-train`` sets it up, and the batches of the first epoch."""
     if check_precision:
-        choose_precision(cfg)
+        choose_precision(cfg, "train")
     utils.set_torch_seed(cfg.common.seed)
     task = tasks.setup_task(cfg.task)
     task.load_dataset("valid")

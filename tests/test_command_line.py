@@ -183,7 +183,8 @@ def test_evaluation_names_a_mistake_in_one_line(documents, broken, trained, tmp_
         return one_error(done.stdout)
 
     assert "--context-window 4 does not apply" in error(*segment, "--context-window", 4)
-    assert "one process" in error(*segment, "--num-shards", 2)
+    assert "result of shard 0 of 2 alone" in error(*segment, "--num-shards", 2)
+    assert "result of shard 1 of 1 alone" in error(*segment, "--shard-id", 1)
     assert "prepare.sh --dict" in error(*segment, data=broken["other dictionary, no stats"])
     overrides = "{'ltm_basis': 8}"
     assert "16 functions of widths (0.05, 0.2), the model's has 8" in error(*segment, "--model-overrides", overrides)

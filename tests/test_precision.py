@@ -73,4 +73,4 @@ def test_fp16_on_a_cpu_is_refused_in_one_line(documents, tmp_path):
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "save").exists()
     with pytest.raises(InputError, match=r"--memory-efficient-fp16 trains on GPUs .* give --memory-efficient-bf16"):
-        choose_precision(training_configuration(documents, tmp_path, *SETTINGS, "--memory-efficient-fp16"))
+        choose_precision(training_configuration(documents, tmp_path, *SETTINGS, "--memory-efficient-fp16"), "train")

@@ -12,9 +12,13 @@ import torch
 from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
+from fairseq_infformer import distributed
+from fairseq_infformer.cli import checkpoints
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
+from fairseq_infformer.distributed import Launch
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.models import infinite_former_lm  # noqa: F401  (registers the model)
+from fairseq_infformer.models import pretrained
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM, check_dictionary
 from fairseq_infformer.tasks.streaming_language_modeling import (
     StreamingLanguageModelingConfig,
     StreamingLanguageModelingTask,
@@ -33,12 +37,14 @@ def parse_arguments() -> argparse.Namespace:
         prog="infformer-eval",
         description=__doc__,
         epilog="Words and bytes are those of the raw text, counted by prepare.sh (a word is what stands between "
-        "spaces, and each line's end counts as one), so models with different vocabularies can be compared.",
+        "spaces, and each line's end counts as one), so models with different vocabularies can be compared. Under "
+        "torchrun (torchrun --nproc-per-node N -m fairseq_infformer.cli.evaluate …) or srun every process reads "
+        "streams of its own, and the first one prints the sum.",
     )
     parser.add_argument("data", help="directory made by prepare.sh")
-    parser.add_argument("--path", required=True, help="checkpoint")
+    parser.add_argument("--path", required=True, help="checkpoint, or directory made of one by infformer-export")
     parser.add_argument("--split", default="test", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=1, help="streams read side by side (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=1, help="streams each process reads (default: %(default)s)")
     parser.add_argument("--tokens-per-sample", type=int, help="tokens of a segment (default: as trained)")
     parser.add_argument("--stm-length", type=int, help="short-term memory (default: as trained)")
     parser.add_argument("--document-boundaries", choices=["ignore", "reset"], help="default: as trained")
@@ -46,7 +52,8 @@ def parse_arguments() -> argparse.Namespace:
         "--ablation",
         choices=["none", "zero", "swap"],
         default="none",
-        help="zero: read nothing from the long-term memory; swap: read the memory of another stream",
+        help="zero: read nothing from the long-term memory; swap: read the memory of another stream of the "
+        "process, of which it needs two or more",
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -55,15 +62,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
-    if not Path(args.path).is_file():
-        raise InputError(f"there is no checkpoint {args.path}")
-    saved = checkpoint_utils.load_checkpoint_to_cpu(args.path)["cfg"]
-    if saved["task"]["_name"] != "streaming_language_modeling":
-        raise InputError(f"{args.path} was trained with --task {saved['task']['_name']}, not on streams")
+    exported = Path(args.path).is_dir()
+    saved = pretrained.read_config(Path(args.path)) if exported else checkpoints.read(args.path)["cfg"]
+    trained = checkpoints.task_settings(saved["task"], args.path)
     cfg = StreamingLanguageModelingConfig(
         data=args.data,
-        tokens_per_sample=args.tokens_per_sample or saved["task"]["tokens_per_sample"],
-        document_boundaries=args.document_boundaries or saved["task"]["document_boundaries"],
+        tokens_per_sample=args.tokens_per_sample or trained["tokens_per_sample"],
+        document_boundaries=args.document_boundaries or trained["document_boundaries"],
         batch_size_valid=None,
     )
     task = StreamingLanguageModelingTask.setup_task(cfg)
@@ -71,21 +76,31 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     overrides = {"ltm_ablation": args.ablation}
     if args.stm_length is not None:
         overrides["stm_length"] = args.stm_length
+    if exported:
+        model = InfiniteFormerLM.from_pretrained(args.path, **overrides)
+        check_dictionary(model.state_dict(), task.dictionary)
+        return model, task
     models, _, _ = checkpoint_utils.load_model_ensemble_and_task([args.path], overrides, task)
     return models[0].eval(), task
 
 
 @torch.no_grad()
-def score(model: Any, task: Any, split: str, batch_size: int, device: torch.device) -> dict[str, float]:
-    """Sums over all tokens of the split: ``nll`` in nats, ``tokens``, and what the criterion logs of the memory."""
+def score(model: Any, task: Any, split: str, batch_size: int, device: torch.device, launch: Launch) -> dict[str, float]:
+    """Sums over all tokens of the split: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs of the memory.
+
+    Each process reads ``batch_size`` of the streams; all get the sums over all of them.
+    """
     criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05)
-    batches = task.eval_lm_dataloader(task.dataset(split), batch_size=batch_size)
+    batches = task.get_batch_iterator(
+        task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
+    ).next_epoch_itr(shuffle=False)
     totals: dict[str, float] = {}
-    for sample in tqdm(batches, unit="segment", disable=None, file=sys.stderr, leave=False):
+    hidden = True if launch.rank else None  # None: where there is no terminal
+    for sample in tqdm(batches, unit="segment", disable=hidden, file=sys.stderr, leave=False):
         _, _, log = criterion(model, utils.move_to_cuda(sample, device) if device.type == "cuda" else sample)
         for key, value in log.items():
             totals[key] = totals.get(key, 0.0) + float(value)
-    return totals
+    return distributed.summed(totals)
 
 
 def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
@@ -106,12 +121,14 @@ def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
     return found
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Load, score, and return what is printed."""
+def evaluate(args: argparse.Namespace, launch: Launch = distributed.ALONE) -> dict[str, Any]:
+    """Load, score, and return what is printed, of all the processes together."""
     model, task = load(args)
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and not args.cpu:
+        device = torch.device("cuda", launch.local_rank % torch.cuda.device_count())
     started = time.time()
-    totals = score(model.to(device), task, args.split, args.batch_size, device)
+    totals = score(model.to(device), task, args.split, args.batch_size, device, launch)
     notes = Path(args.data) / "stats.json"
     stats = json.loads(notes.read_text())["splits"].get(args.split, {}) if notes.is_file() else {}
     if stats and stats["tokens"] != int(totals["ntokens"]):
@@ -126,7 +143,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Entry point of ``infformer-eval``."""
     args = parse_arguments()
-    found = evaluate(args)
+    with distributed.together() as launch:
+        found = evaluate(args, launch)
+    if launch.rank:
+        return
     if args.json:
         print(json.dumps(found, indent=2))
         return

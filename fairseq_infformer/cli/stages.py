@@ -28,7 +28,10 @@ class Workplace:
     def opened(self) -> Iterator[None]:
         """Hold the folder; it goes if nothing is left in it."""
         own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), "rubbish"}
-        if self.folder.exists() and not {path.name for path in self.folder.iterdir()} <= own:
+        found = list(self.folder.iterdir()) if self.folder.exists() else []
+        if link := next((path for path in (self.folder, *found) if path.is_symlink()), None):
+            raise InputError(f"{link} is a link, so that work in it would write elsewhere; remove it")
+        if not {path.name for path in found} <= own:
             raise InputError(f"{self.folder} holds files of someone else; move them or give another --dest")
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder, os.O_RDONLY)
@@ -90,7 +93,8 @@ class Workplace:
     def _remove(self, path: Path) -> None:
         # Renamed first: a folder that is half removed must not pass for a finished stage.
         if path.exists():
-            self._throw_away(path)
+            if path != self.folder / "rubbish":
+                self._throw_away(path)
             shutil.rmtree(self.folder / "rubbish")
 
     def _throw_away(self, path: Path) -> None:

@@ -73,10 +73,12 @@ class LtmCrossEntropy(FairseqCriterion):
             logits = net_output[0].flatten(0, 1)
             return F.cross_entropy(logits.float(), target.flatten(), ignore_index=self.padding_idx, reduction="sum")
         bands, targets = adaptive(net_output[0], target.flatten())
-        loss = net_output[0].new_zeros(())
-        for logits, wanted in zip(bands, targets):
+        loss = net_output[0].new_zeros((), dtype=torch.float32)
+        for number, (logits, wanted) in enumerate(zip(bands, targets)):
             if wanted is not None:
                 loss = loss + F.cross_entropy(logits.float(), wanted, ignore_index=self.padding_idx, reduction="sum")
+            else:  # DDP waits for the gradients of this band, which are zero
+                loss = loss + adaptive.tail[number - 1](net_output[0][:0]).sum()
         return loss
 
     def _divergence(self, densities: list[Any], scored: Tensor, log: dict[str, Any]) -> Tensor:

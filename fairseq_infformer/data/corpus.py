@@ -1,6 +1,7 @@
 """Raw text as it is found: its splits, its lines, its counts and the lines at which its documents start."""
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
@@ -11,6 +12,16 @@ from fairseq_infformer.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 DOCUMENT_RULES = ("wikitext", "blank-line", "file")
+# What archives and compressed files are known by: bytes, and where they stand.
+ARCHIVES = {
+    "zip": (0, b"PK\x03\x04"),
+    "gzip": (0, b"\x1f\x8b"),
+    "bzip2": (4, b"1AY&SY"),
+    "xz": (0, b"\xfd7zXZ\x00"),
+    "zstd": (0, b"\x28\xb5\x2f\xfd"),
+    "7z": (0, b"7z\xbc\xaf\x27\x1c"),
+    "tar": (257, b"ustar"),
+}
 
 
 def find_splits(raw: Path) -> dict[str, Path]:
@@ -18,9 +29,13 @@ def find_splits(raw: Path) -> dict[str, Path]:
 
     Hidden files are no candidates. Whatever leaves room for doubt is an InputError.
     """
+    if raw.is_file():
+        refuse_archive(raw)
     if not raw.is_dir():
         raise InputError(f"--raw {raw} is not a folder; give the folder that holds the splits")
     entries = sorted(entry for entry in raw.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        _refuse_name(entry)
     found: dict[str, Path] = {}
     for split in SPLITS:
         named = [entry for entry in entries if split in entry.name.lower()]
@@ -50,9 +65,27 @@ def files_of(entry: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise InputError(f"{file} is not a file; a split is one file or a folder that holds files only")
+        refuse_archive(file)
+        _refuse_name(file)
     if not files:
         raise InputError(f"{entry} is an empty folder; put the text of the split there")
     return files
+
+
+def _refuse_name(path: Path) -> None:
+    # Names are printed, and noted in stats.json: a control character could do anything to a terminal, and what is not
+    # UTF-8 (a surrogate here) cannot be written.
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path.name):
+        raise InputError(f"the name {path.name!a} in {path.parent} is not plain UTF-8 text; rename it")
+
+
+def refuse_archive(file: Path) -> None:
+    """InputError if a file is an archive or compressed: none is unpacked here."""
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    for kind, (place, sign) in ARCHIVES.items():
+        if head[place:].startswith(sign):
+            raise InputError(f"{file} is a {kind} file; unpack it, and give the folder with the text")
 
 
 def sha256(file: Path) -> str:

@@ -1,7 +1,9 @@
 """The ∞-former language model for fairseq: configuration, decoder and model."""
 
+import logging
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -16,7 +18,7 @@ from fairseq.models import (
 from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
@@ -38,7 +40,10 @@ from fairseq_infformer.modules.decoder_layer import (
 from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
 
+from . import pretrained
 from .memory_slot import MemorySlot, next_slot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -110,7 +115,7 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
         default="none",
-        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of another row"},
+        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of the process's next row"},
     )
 
 
@@ -157,8 +162,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
         self.slots: dict[bool, MemorySlot] = {}  # by self.training
         self.num_updates: Optional[int] = None
         # A checkpoint used with another dictionary of the same size would be scored without a word.
-        words = "\n".join(dictionary.symbols).encode()
-        self.register_buffer("dictionary_checksum", torch.tensor(zlib.crc32(words), dtype=torch.int64))
+        self.register_buffer("dictionary_checksum", torch.tensor(_checksum(dictionary), dtype=torch.int64))
 
     def forward(
         self,
@@ -174,18 +178,21 @@ class InfiniteFormerDecoder(FairseqDecoder):
         Args:
             src_tokens: (B, T). src_lengths: not used.
             segment: the segment's number in its stream; the memory goes on from the segment before.
-            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left.
-            reset: (B,) bool, on the host: the rows that start with an empty memory.
+            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left; None: all.
+            reset: (B,) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
 
         Returns:
             logits (B, T, V), or features (B, T, C) under the adaptive softmax, and a dict: ``attn`` (None) and
             ``densities``, what each layer's long-term memory says of its read.
         """
-        if segment is None or lengths is None or reset is None:
+        if segment is None:
             raise InputError(
                 "the batch carries no stream information, so its memory cannot be right: give "
                 "--task streaming_language_modeling"
             )
+        rows, width = src_tokens.shape
+        lengths = np.full(rows, width) if lengths is None else lengths
+        reset = np.full(rows, segment == 0) if reset is None else reset
         features, densities = self.extract_features(src_tokens, segment, lengths, reset)
         if self.output_projection is not None:
             features = self.output_projection(features)
@@ -196,8 +203,17 @@ class InfiniteFormerDecoder(FairseqDecoder):
     ) -> tuple[Tensor, list[Any]]:
         """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
-        x = F.dropout(self.embed_tokens(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
+        x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
+        x, densities, after = self._through_layers(x, in_row, empty, before)
+        after = tree_map_only(Tensor, torch.detach, after)
+        update = self.num_updates if self.training else None
+        self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
+        return self.final_norm(x), densities
+
+    def _through_layers(
+        self, x: Tensor, in_row: Tensor, empty: Tensor, before: tuple[LayerState, ...]
+    ) -> tuple[Tensor, list[Any], tuple[LayerState, ...]]:
         after, densities, mask = [], [], None
         for layer, state in zip(self.layers, before):
             state = self._ablate(layer.advance(state, empty))
@@ -209,10 +225,13 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 x, state = layer(x, in_row, state, mask)
             densities += [state.looked] if state.looked is not None else []
             after.append(state)
-        after = tree_map_only(Tensor, torch.detach, tuple(after))
-        update = self.num_updates if self.training else None
-        self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
-        return self.final_norm(x), densities
+        return x, densities, tuple(after)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.cfg.adaptive_input:  # DDP waits for the gradients of a band, whether the batch has a word of it or not
+            x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
+        return x
 
     def set_num_updates(self, num_updates: int) -> None:
         """fairseq tells before every forward pass of training which update the segment belongs to."""
@@ -220,8 +239,16 @@ class InfiniteFormerDecoder(FairseqDecoder):
 
     def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
         slot = self.slots.get(self.training)
-        states = None if slot is None or bool(reset.all()) else slot.start_of(segment)
+        if slot is None or bool(reset.all()):
+            if not bool(reset.all()):
+                logger.warning(f"nothing is remembered of the text before segment {segment}: the memory starts empty")
+            return tuple(layer.initial_state(x) for layer in self.layers)
+        states = slot.start_of(segment)
         if states is None:
+            logger.warning(
+                f"the memory ends with segment {slot.segment} and the batch is segment {segment}: what lies between "
+                "was not read, so the memory starts empty"
+            )
             return tuple(layer.initial_state(x) for layer in self.layers)
         rows = states[0].recent.hidden.shape[0]
         if rows != x.shape[0]:
@@ -230,11 +257,37 @@ class InfiniteFormerDecoder(FairseqDecoder):
             )
         return states
 
+    def memory_state(self) -> dict[str, Tensor]:
+        """What training remembers after its last segment: tensors by name, their first axis the rows of the batch."""
+        slot = self.slots.get(True)
+        places = [] if slot is None else tree_flatten_with_path(slot.after)[0]
+        return {keystr(path): value for path, value in places if value is not None}
+
+    @torch.no_grad()
+    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
+        """Let training go on from what ``memory_state`` returned; InputError if another kind of model wrote it."""
+        x = self.final_norm.weight.new_zeros(1, 1, self.cfg.decoder_embed_dim)
+        one, new = torch.ones(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+        # A segment of one place shows how the states are built, whatever memory the layers have.
+        *_, like = self._through_layers(x, one, new, tuple(layer.initial_state(x) for layer in self.layers))
+        places, structure = tree_flatten_with_path(like)
+        known = {keystr(path) for path, value in places if value is not None}
+        if known != set(memory):
+            raise InputError(
+                f"checkpoint and model differ in what they remember ({', '.join(sorted(known ^ set(memory)))}): resume "
+                "with the settings of the run that wrote it, or give --reset-dataloader to begin the text anew"
+            )
+        leaves = [None if value is None else memory[keystr(path)].to(value) for path, value in places]
+        after = tree_unflatten(leaves, structure)
+        self.slots[True] = MemorySlot(None, after)
+
     def _ablate(self, state: LayerState) -> LayerState:
         if self.cfg.ltm_ablation == "zero":
             return state._replace(long_term=None)
         if self.cfg.ltm_ablation == "swap" and state.long_term is not None:
             rows = state.recent.hidden.shape[0]
+            if rows == 1:
+                raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
             return state._replace(long_term=state.long_term.reorder(torch.arange(rows).roll(1)))
         return state
 
@@ -250,24 +303,71 @@ class InfiniteFormerLM(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
         """Build the model for ``task.source_dictionary``; InputError names a setting that cannot be."""
+        return cls.build(cfg, task.source_dictionary)
+
+    @classmethod
+    def build(cls, cfg: InfiniteFormerConfig, dictionary: Dictionary) -> "InfiniteFormerLM":
+        """Build the model for a dictionary; InputError names a setting that cannot be."""
         try:
-            return cls(build_decoder(cfg, task.source_dictionary))
+            return cls(build_decoder(cfg, dictionary))
         except InputError:
             raise
         except ValueError as error:
             raise InputError(str(error)) from error
+        except (ArithmeticError, RuntimeError) as error:  # of 0 heads, or a negative width
+            raise InputError(f"no model can be built with these settings: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **settings: Any) -> "InfiniteFormerLM":
+        """Read what ``infformer-export`` wrote, and run nothing of it: no file is a pickle.
+
+        Args:
+            directory: has model.safetensors, config.json and dict.txt.
+            settings: of InfiniteFormerConfig, to be used in place of the saved ones, such as ``stm_length``.
+
+        Returns:
+            the model in float32, on the CPU and in evaluation mode; its dictionary is ``model.decoder.dictionary``.
+            Call it with a text's segments in order, ``model(tokens, segment=0)`` and so on, and its output with
+            ``model.get_normalized_probs(out, log_probs=True)``, (B, T, V).
+        """
+        folder = Path(directory)
+        config = pretrained.read_config(folder)
+        pretrained.check_files(folder, config["sha256"])
+        source = folder / pretrained.CONFIG
+        pretrained.configuration(InfiniteFormerConfig, settings, "from_pretrained")
+        cfg = pretrained.configuration(InfiniteFormerConfig, config["model"] | settings, source)
+        model = cls.build(cfg, pretrained.read_dictionary(folder))
+        pretrained.read_weights(folder, model)
+        return model.eval()
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """What training remembers after its last segment, see ``InfiniteFormerDecoder.memory_state``."""
+        return self.decoder.memory_state()
+
+    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
+        """Let training go on from what ``memory_state`` returned."""
+        self.decoder.load_memory_state(memory)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        saved = state_dict.get("decoder.dictionary_checksum")
-        if saved is not None and int(saved) != int(self.decoder.dictionary_checksum):
-            raise InputError(
-                f"the data's dict.txt ({len(self.decoder.dictionary)} types) is not the one that the checkpoint was "
-                "trained with; binarise the data with the training corpus' dictionary (prepare.sh --dict)"
-            )
+        check_dictionary(state_dict, self.decoder.dictionary)
         try:
             return super().load_state_dict(state_dict, strict, model_cfg, args)
         except ValueError as error:  # the basis differs
             raise InputError(str(error)) from error
+
+
+def _checksum(dictionary: Dictionary) -> int:
+    return zlib.crc32("\n".join(dictionary.symbols).encode())
+
+
+def check_dictionary(state_dict: dict[str, Tensor], dictionary: Dictionary) -> None:
+    """InputError if a model's state was trained with another dictionary."""
+    saved = state_dict.get("decoder.dictionary_checksum")
+    if saved is not None and int(saved) != _checksum(dictionary):
+        raise InputError(
+            f"the data's dict.txt ({len(dictionary)} types) is not the one that the checkpoint was trained with; "
+            "binarise the data with the training corpus' dictionary (prepare.sh --dict)"
+        )
 
 
 def _numbers(text: str, kind: type, option: str) -> list:

@@ -1,11 +1,8 @@
 """The memory between two segments, and where a segment that comes again starts from."""
 
-import logging
 from typing import NamedTuple, Optional
 
 from fairseq_infformer.modules.decoder_layer import LayerState
-
-logger = logging.getLogger(__name__)
 
 
 class MemorySlot(NamedTuple):
@@ -15,24 +12,18 @@ class MemorySlot(NamedTuple):
     runs all of them again. An update that is given up (``--amp``, ``--fp16``) has the number of the one that follows.
     """
 
-    segment: int  # the number of the last segment
+    segment: Optional[int]  # the number of the last segment; None: of a run that this one goes on with
     after: tuple[LayerState, ...]
-    first: int  # the number of the segment that the update began with
-    before: tuple[LayerState, ...]  # what that segment began with
+    first: Optional[int] = None  # the number of the segment that the update began with
+    before: Optional[tuple[LayerState, ...]] = None  # what that segment began with
     update: Optional[int] = None  # the number of the update; None: every segment stands alone
     last: Optional[int] = None  # the update's last segment, known once it is run again
 
     def start_of(self, segment: int) -> Optional[tuple[LayerState, ...]]:
-        """The memory that a segment begins with; None, with a warning, if segments before it are missing."""
-        if segment == self.segment + 1:
+        """The memory that a segment begins with; None if segments before it are missing."""
+        if self.segment is None or segment == self.segment + 1:
             return self.after
-        if segment == self.first:
-            return self.before
-        logger.warning(
-            f"the memory ends with segment {self.segment} and the batch is segment {segment}: what lies between was "
-            "not read, so the memory starts empty"
-        )
-        return None
+        return self.before if segment == self.first else None
 
 
 def next_slot(

@@ -32,10 +32,10 @@ class ShortTermMemory(NamedTuple):
         """What the ``width`` last places keep, and what leaves them.
 
         Returns:
-            the short-term memory (B, width, C), the vectors that leave (B, W - width, C), oldest first from the
-            left, and how many leave each row (B,).
+            the short-term memory (B, at most width, C), the vectors that leave, oldest first from the left (B, those
+            of the W places that are more than width, C), and how many leave each row (B,).
         """
-        places = self.hidden.shape[1] - width
+        places = max(0, self.hidden.shape[1] - width)
         leaving = (self.lengths - width).clamp_min(0)
         # Vectors lie at the right end of their places. Where all or none leave, there is nothing to align.
         gone = _shift_right(self.hidden[:, :places], torch.where(leaving > 0, leaving - places, 0))

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+import torch
 from fairseq.data import ConcatDataset, Dictionary, data_utils, iterators
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import FairseqLanguageModel
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.utils import split_paths
 from omegaconf import II, MISSING
 
+from fairseq_infformer.data.stream_iterator import Memory, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.errors import InputError
 
@@ -49,6 +52,8 @@ class StreamingLanguageModelingTask(FairseqTask):
     def __init__(self, cfg: StreamingLanguageModelingConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
+        self.model: Optional[FairseqLanguageModel] = None
+        self._collected: Optional[Memory] = None
 
     @classmethod
     def setup_task(cls, cfg: StreamingLanguageModelingConfig, **kwargs: Any) -> "StreamingLanguageModelingTask":
@@ -68,6 +73,24 @@ class StreamingLanguageModelingTask(FairseqTask):
         dictionary = Dictionary.load(str(paths[0]))
         logger.info(f"dictionary: {len(dictionary)} types")
         return cls(cfg, dictionary)
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqLanguageModel:
+        """Build the model that ``cfg`` names; its memory goes into checkpoints and comes back from them."""
+        self.model = super().build_model(cfg, from_checkpoint)
+        return self.model
+
+    def collect_memory(self, group: Any, device: torch.device) -> None:
+        """Gather the memory of the ranks of ``group`` for a checkpoint that its first rank is about to write."""
+        if hasattr(self.model, "memory_state"):
+            self._collected = gather_rows(self.model.memory_state(), group, device)
+
+    def _hand_over_memory(self) -> Optional[Memory]:
+        collected, self._collected = self._collected, None
+        return collected
+
+    def _restore_memory(self, memory: Memory) -> None:
+        if hasattr(self.model, "load_memory_state"):
+            self.model.load_memory_state(memory)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split; with ``combine``, split, split1, split2, … as one."""
@@ -119,7 +142,10 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"{path} does not exist: --document-boundaries reset needs data prepared with --documents; "
                 "give --document-boundaries ignore to read it as one text"
             )
-        starts = np.load(path)
+        try:
+            starts = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path} does not hold the offsets of documents; prepare the data again") from error
         if not (len(starts) and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
             raise InputError(f"{path} does not fit the {num_tokens} tokens beside it; prepare the data again")
         return starts
@@ -136,7 +162,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         data_buffer_size: int = 0,
         seed: int = 1,
         **unused: Any,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Batches in the order of the text: ``max_sentences`` streams for each of ``num_shards`` ranks.
 
         Nothing is shuffled, filtered or dropped, so fairseq's options for that are of no effect.
@@ -148,17 +174,12 @@ class StreamingLanguageModelingTask(FairseqTask):
                 if other is not dataset:
                     self._in_streams(other, self.cfg.batch_size_valid * num_shards)
         streams = self._in_streams(dataset, max_sentences * num_shards)
-        return iterators.EpochBatchIterator(
-            dataset=streams,
-            collate_fn=streams.collater,
-            batch_sampler=streams.batches(num_shards),
+        return StreamIterator(
+            *(streams, num_shards, shard_id, self._hand_over_memory, self._restore_memory),
             seed=seed,
-            num_shards=num_shards,
-            shard_id=shard_id,
             num_workers=num_workers,
             epoch=epoch,
             buffer_size=data_buffer_size,
-            disable_shuffling=True,
         )
 
     def _in_streams(self, dataset: StreamingDataset, num_streams: int) -> StreamingDataset:
@@ -172,6 +193,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         dataset: StreamingDataset,
         batch_size: Optional[int] = None,
         num_shards: int = 1,
+        shard_id: int = 0,
         num_workers: int = 0,
         data_buffer_size: int = 0,
         context_window: int = 0,
@@ -183,10 +205,10 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"--context-window {context_window} does not apply: memory carries the context from segment to "
                 "segment; leave it out"
             )
-        if num_shards > 1:
+        if num_shards > 1 or shard_id > 0:
             raise InputError(
-                f"fairseq-eval-lm prints one result a process, over part of the text ({num_shards} shards): run it in "
-                "one process"
+                f"fairseq-eval-lm would print the result of shard {shard_id} of {num_shards} alone: leave out "
+                "--num-shards and --shard-id; infformer-eval adds up the results of several processes"
             )
         return self.get_batch_iterator(
             dataset, max_sentences=batch_size or 1, num_workers=num_workers, data_buffer_size=data_buffer_size

@@ -1,12 +1,14 @@
 """What the decoder promises about its memory: nothing leaks, nothing is lost, nothing is written twice."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from small_model import TYPES, build, run
+from small_model import TYPES, build, dictionary, run
 
+from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 from fairseq_infformer.errors import InputError
 
 
@@ -138,10 +140,24 @@ def test_activation_checkpointing_gives_the_same_gradients(tokens):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_every_parameter_gets_a_gradient_from_the_first_segment(tokens):
-    model = build().train()
-    run(model, tokens[:, :4], 4).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+ADAPTIVE = {
+    "adaptive_input": True,
+    "adaptive_softmax_cutoff": "10,20,30",
+    "adaptive_input_factor": 2,
+    "adaptive_softmax_factor": 2,
+}
+
+
+@pytest.mark.parametrize("settings", [*VARIANTS, ADAPTIVE, ADAPTIVE | {"untie_embeddings": True}])
+def test_every_parameter_gets_a_gradient_from_the_first_segment(settings):
+    """DistributedDataParallel waits for all of them, though the memory is empty and most bands have no word here."""
+    model = build(**settings).train()
+    tokens = torch.randint(4, 15, (3, 5), generator=torch.Generator().manual_seed(1))
+    first = {"segment": 0, "lengths": np.full(3, 4), "reset": np.full(3, True)}
+    sample = {"net_input": {"src_tokens": tokens[:, :-1]} | first, "target": tokens[:, 1:], "ntokens": 12}
+    criterion = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()), ltm_kl_weight=1e-6, ltm_kl_sigma=0.05)
+    criterion(model, sample)[0].backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
 def test_each_position_encoding_is_a_model_of_its_own(tokens):
@@ -151,6 +167,11 @@ def test_each_position_encoding_is_a_model_of_its_own(tokens):
         model.load_state_dict(build().state_dict() | model.state_dict(), strict=False)
         logits.append(run(model, tokens, 4))
     assert not any(torch.allclose(logits[i], logits[j], atol=1e-2) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_memories_cannot_be_swapped_with_a_single_row(tokens):
+    with pytest.raises(InputError, match="--batch-size 2 or more"):
+        run(build(ltm_ablation="swap"), tokens[:1], 4)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "swap"])
@@ -163,12 +184,7 @@ def test_ablation_reads_something_else(ablation, tokens):
 
 
 def test_adaptive_softmax_is_a_distribution(tokens):
-    model = build(
-        adaptive_input=True,
-        adaptive_softmax_cutoff="10,20",
-        adaptive_input_factor=2,
-        adaptive_softmax_factor=2,
-    )
+    model = build(**ADAPTIVE)
     out = model(tokens, segment=0, lengths=np.full(3, 24), reset=np.full(3, True))
     probabilities = model.get_normalized_probs(out, log_probs=False)
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(3, 24))

@@ -52,4 +52,4 @@ def test_the_benchmark_says_what_it_takes(capsys, monkeypatch):
         benchmark.parse()
     except SystemExit as stop:
         assert stop.code == 2
-    assert "--rows takes some of 1,2,3,4,5, got 7" in capsys.readouterr().err
+    assert "--rows takes some of 1,2,3,4,5,6, got 7" in capsys.readouterr().err

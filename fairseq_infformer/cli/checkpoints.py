@@ -1,0 +1,35 @@
+"""Checkpoints of this plugin, for the commands that read them."""
+
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.models import pretrained
+from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
+
+TASK = "streaming_language_modeling"
+
+
+def read(path: str) -> dict[str, Any]:
+    """A checkpoint on the CPU, its ``cfg`` in plain values; InputError if there is none that was trained on streams."""
+    if not Path(path).is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    saved = checkpoint_utils.load_checkpoint_to_cpu(path)
+    cfg = saved.get("cfg")
+    # Unresolved: a value that refers to another, or to the environment, is none that fairseq has written.
+    saved["cfg"] = cfg = OmegaConf.to_container(cfg, resolve=False) if isinstance(cfg, DictConfig) else {}
+    if not all(isinstance(part, dict) for part in (cfg.get("task"), cfg.get("model"), saved.get("model"))):
+        raise InputError(f"checkpoint {path} has no settings or no model; take one that this plugin has written")
+    if (task := cfg["task"].get("_name")) != TASK:
+        raise InputError(f"{path} was trained with --task {task}, not on streams")
+    return saved
+
+
+def task_settings(saved: dict[str, Any], source: object) -> dict[str, Any]:
+    """Of a task's settings those with which a model's text is to be read; InputError if ``source`` has others."""
+    kept = {name: saved.get(name) for name in ("tokens_per_sample", "document_boundaries")}
+    pretrained.configuration(StreamingLanguageModelingConfig, kept, source)
+    return kept

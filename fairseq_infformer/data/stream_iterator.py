@@ -1,0 +1,107 @@
+"""Batches of parallel streams in the order of the text, and where a checkpoint stands in them."""
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+from fairseq.data import iterators
+from torch import Tensor
+
+from fairseq_infformer.data.streaming_dataset import StreamingDataset
+from fairseq_infformer.errors import InputError
+
+Memory = dict[str, Tensor]  # tensors whose first axis is the rows of a batch
+
+
+class StreamIterator(iterators.EpochBatchIterator):
+    """The batches of one of ``num_shards`` ranks, nothing shuffled or dropped.
+
+    A checkpoint in the middle of an epoch holds what is remembered of each stream: without it the text would go on
+    from a past that was never read. At the end of an epoch there is none, since every stream begins anew.
+
+    Args:
+        streams: the corpus in as many streams as all ranks have rows.
+        collect: returns the memory of the rows of all ranks; called on the rank that writes the checkpoint.
+        restore: takes the memory of the rows of this rank.
+    """
+
+    def __init__(
+        self,
+        streams: StreamingDataset,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        collect: Optional[Callable[[], Optional[Memory]]] = None,
+        restore: Optional[Callable[[Memory], None]] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            dataset=streams,
+            collate_fn=streams.collater,
+            batch_sampler=streams.batches(num_shards),
+            num_shards=num_shards,
+            shard_id=shard_id,
+            disable_shuffling=True,
+            **kwargs,
+        )
+        self.collect, self.restore = collect, restore
+
+    @property
+    def _streams(self) -> dict[str, int]:
+        """What must be the same for a position in the streams to mean the same."""
+        return {
+            "--batch-size": self.dataset.num_streams // self.num_shards,
+            "processes": self.num_shards,
+            "--tokens-per-sample": self.dataset.tokens_per_sample,
+            "tokens": len(self.dataset.tokens),
+            "documents": len(self.dataset.documents),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, the shape of the streams and, in the middle of an epoch, their memory."""
+        state = super().state_dict()
+        state["streams"] = self._streams
+        if self.collect and state["iterations_in_epoch"]:
+            state["memory"] = self.collect()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from ``state_dict``; InputError if it stands in the middle of other streams than these."""
+        if state_dict.get("iterations_in_epoch", 0):
+            saved, here = state_dict.get("streams", {}), self._streams
+            differing = [name for name in saved if saved[name] != here.get(name)]
+            if differing:
+                raise InputError(
+                    "the checkpoint stands in the middle of an epoch with "
+                    + ", ".join(f"{name} {saved[name]} (now {here.get(name)})" for name in differing)
+                    + ": resume with the same, or give --reset-dataloader to begin the text anew with an empty memory"
+                )
+            if self.restore and state_dict.get("memory"):
+                self.restore(rows_of(state_dict["memory"], self.num_shards, self.shard_id))
+        super().load_state_dict(state_dict)
+
+
+def gather_rows(memory: Memory, group: Any, device: torch.device) -> Optional[Memory]:
+    """The memory of all ranks on the CPU, rank after rank, on the first rank of ``group``; None on the others.
+
+    Args:
+        memory: of this rank; shapes are equal on all ranks.
+        group: the process group, which every rank of must call; None: this process is alone.
+        device: where the group's backend wants tensors.
+    """
+    if group is None or dist.get_world_size(group) == 1:
+        return {name: rows.cpu() for name, rows in memory.items()}
+    first = dist.get_rank(group) == 0
+    gathered = {}
+    for name, rows in memory.items():
+        rows = rows.to(device).contiguous()
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size(group))] if first else None
+        dist.gather(rows, parts, dst=dist.get_global_rank(group, 0), group=group)
+        if first:
+            gathered[name] = torch.cat(parts).cpu()
+    return gathered if first else None
+
+
+def rows_of(memory: Memory, num_shards: int, shard_id: int) -> Memory:
+    """The share of one rank in what ``gather_rows`` returned."""
+    return {name: rows.chunk(num_shards)[shard_id].clone() for name, rows in memory.items()}

@@ -1,0 +1,306 @@
+"""Several processes train and score as one does, however they are started, or refuse in one line."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fairseq_cli.eval_lm
+import fairseq_cli.train
+import fairseq_cli.validate
+import pytest
+import torch
+from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, infformer_eval, logged, run
+from fairseq.distributed import utils as distributed_utils
+
+import fairseq_infformer  # noqa: F401  (its shims)
+from fairseq_infformer import distributed
+from fairseq_infformer.errors import InputError
+
+TORCHRUN = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2]
+RESET = ["--document-boundaries", "reset"]
+# Ten streams are of 39 and 38 segments, so that the second of two processes has none but empty rows at the end. Two
+# words in a band of their own, so that batches lack it. Plain gradient descent, so that weights differ as gradients do.
+TRAINING = [
+    *(*RESET, "--tokens-per-sample", 64, "--ltm-sampling", "sticky", "--dropout", 0, "--log-interval", 1),
+    *("--adaptive-input", "--adaptive-softmax-cutoff", "20,70"),
+    *("--optimizer", "sgd", "--lr", 0.5, "--max-epoch", 1, "--no-epoch-checkpoints"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def step_of_srun(tasks: int, task: int, nodes: int = 1) -> dict[str, str]:
+    """What srun tells a task, the tasks filling one node after another."""
+    names = {"NUM_TASKS": tasks, "NUM_NODES": nodes, "NODELIST": f"node[0-{nodes - 1}]", "ID": 3}
+    names = {f"SLURM_STEP_{name}": value for name, value in names.items()}
+    names |= {"SLURM_JOB_ID": 4711, "SLURM_NTASKS": tasks, "SLURM_PROCID": task, "SLURM_NNODES": nodes}
+    names |= {"SLURM_LOCALID": task % (tasks // nodes), "SLURM_NODEID": task // (tasks // nodes)}
+    return {name: str(value) for name, value in names.items()}
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch) -> None:
+    """A scontrol that knows the hosts of node[0-…]; srun brings the real one."""
+    script = tmp_path / "bin" / "scontrol"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && [ -n "$3" ] && echo 127.0.0.1 && echo node1\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    monkeypatch.setitem(ENVIRONMENT, "PATH", os.environ["PATH"])
+
+
+def srun(*command: object) -> list[str]:
+    """What the two tasks of ``srun --ntasks 2`` print."""
+    port = {"MASTER_PORT": str(free_port())}
+    tasks = [
+        subprocess.Popen(
+            [str(part) for part in command],
+            env=ENVIRONMENT | step_of_srun(2, task) | port,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for task in range(2)
+    ]
+    outputs = [task.communicate(timeout=300) for task in tasks]
+    assert not any(task.returncode for task in tasks), outputs
+    return [output for output, _ in outputs]
+
+
+def weights(save: Path) -> dict[str, torch.Tensor]:
+    saved = torch.load(save / "checkpoint_last.pt", weights_only=True)["model"]
+    # fairseq's adaptive input keeps a buffer that is never initialised.
+    return {name: tensor for name, tensor in saved.items() if not name.endswith("._float_tensor")}
+
+
+def training(data: Path, save: Path, streams: int, valid_streams: int, *more: object) -> list[object]:
+    sizes = ["--batch-size", streams, "--batch-size-valid", valid_streams]
+    return [BIN / "fairseq-train", data, *TASK, *TINY, *TRAINING, *sizes, "--save-dir", save, *more]
+
+
+@pytest.fixture(scope="module")
+def alone(documents, tmp_path_factory) -> tuple[Path, str]:
+    """An epoch over ten streams in one process: its checkpoint's folder and its log."""
+    save = tmp_path_factory.mktemp("alone")
+    return save, run(*training(documents, save, 10, 6)).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "backend"), [("torchrun", "pytorch_ddp"), ("srun", "legacy_ddp")])
+def test_two_processes_train_as_one_with_twice_the_streams(launcher, backend, alone, documents, tmp_path, scontrol):
+    command = training(documents, tmp_path / "two", 5, 3, "--ddp-backend", backend)
+    log = run(*TORCHRUN, *command).stdout if launcher == "torchrun" else srun(*command)[0]
+    for name in ("loss", "nll_loss", "kl", "ltm_mu", "ltm_sigma", "gnorm"):
+        one = logged(alone[1], "train_inner", name)
+        assert len(one) == 39
+        # Logs have three decimals, so that the last may be rounded the other way.
+        assert logged(log, "train_inner", name) == pytest.approx(one, abs=0.0011), name
+    for name in ("loss", "ppl", "kl", "ltm_mu_std"):
+        assert logged(log, "valid", name) == pytest.approx(logged(alone[1], "valid", name), rel=1e-4), name
+    # Float32 sums in another order, carried through 39 updates: 7e-7 was seen.
+    for name, weight in weights(tmp_path / "two").items():
+        one = weights(alone[0])[name]
+        assert (weight - one).abs().max() <= 1e-5 * one.abs().max(), name
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, scontrol):
+    checkpoint = alone[0] / "checkpoint_last.pt"
+    flags = [documents, "--path", checkpoint, "--cpu", "--json", "--batch-size", 3]
+    one = infformer_eval(documents, checkpoint, "--batch-size", 6)
+    module = [*TORCHRUN, "-m", "fairseq_infformer.cli.evaluate", *flags]
+    printed = [run(*module, stderr=subprocess.PIPE).stdout, *srun(BIN / "infformer-eval", *flags)]
+    assert printed.pop() == ""  # the second task's
+    for text in printed:
+        two = json.loads(text)
+        assert two["tokens"] == one["tokens"] == 4 * 202
+        for name in ("nll", "perplexity_per_word", "bits_per_byte", "ltm_mu", "ltm_sigma"):
+            assert two[name] == pytest.approx(one[name], rel=1e-6), name
+
+
+# From here on fairseq's commands run in this process, up to where they would begin to work.
+
+
+@pytest.fixture
+def settle(monkeypatch, tmp_path):
+    """A function that gives fairseq's command line an environment and returns what it would begin with.
+
+    That is: how many processes it starts (0 if it is one of those that others started, None if it works alone), and
+    the settings.
+    """
+    began: list[tuple[Any, Any]] = []
+
+    def spawn(args: tuple, nprocs: int, **more: Any) -> None:
+        began.append((nprocs, args[1].distributed_training))
+
+    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
+    monkeypatch.setattr(
+        distributed_utils,
+        "distributed_main",
+        lambda device, main, cfg, more: began.append((0, cfg.distributed_training)),
+    )
+    monkeypatch.setattr(fairseq_cli.train, "main", lambda cfg: began.append((None, cfg.distributed_training)))
+
+    def run_in_process(
+        environment: dict[str, str], *flags: object, gpus: int = 0, command: Any = fairseq_cli.train
+    ) -> tuple[Any, Any]:
+        for name in [name for name in os.environ if name in distributed.TORCHRUN or name.startswith("SLURM_")]:
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        given = TASK if command is not fairseq_cli.train else [*TASK, *TINY[:-1], "--save-dir", tmp_path / "save"]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in ("fairseq", tmp_path / "data", *given, *flags)])
+        command.cli_main()
+        return began.pop()
+
+    return run_in_process
+
+
+def process_of_torchrun(size: int, rank: int = 0, local_rank: int = 0) -> dict[str, str]:
+    numbers = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local_rank, "MASTER_PORT": 1234}
+    return {"MASTER_ADDR": "node0"} | {name: str(number) for name, number in numbers.items()}
+
+
+# What salloc and sbatch leave in the environment of a process that srun did not start.
+ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+ALLOCATION |= {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
+
+MANUALLY = ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-init-method", "tcp://node0:1"]
+
+# environment, flags, visible GPUs; processes it starts, size, rank, device, backend.
+LAUNCHES = {
+    "alone": ({}, [], 0, None, 1, 0, 0, "gloo"),
+    "alone, 4 GPUs": ({}, [], 4, 4, 4, None, 0, "nccl"),
+    "alone, 2 of 4 GPUs": ({}, ["--distributed-world-size", 2], 4, 2, 2, None, 0, "nccl"),
+    "alone, on the CPU beside 4 GPUs": ({}, ["--cpu"], 4, None, 1, 0, 0, "gloo"),
+    "alone, asked not to spawn": ({}, ["--distributed-no-spawn"], 4, None, 1, 0, 0, "nccl"),
+    "by hand": ({}, [*MANUALLY, "--distributed-rank", 1], 0, 0, 2, 1, 0, "gloo"),
+    "torchrun": (process_of_torchrun(2, 1, 1), [], 0, 0, 2, 1, 0, "gloo"),
+    "torchrun of one": (process_of_torchrun(1), [], 4, 0, 1, 0, 0, "nccl"),
+    "torchrun, the size said twice": (process_of_torchrun(2, 1), ["--distributed-world-size=2"], 0, 0, 2, 1, 0, "gloo"),
+    "torchrun, 2 × 4 GPUs": (process_of_torchrun(8, 6, 2), [], 4, 0, 8, 6, 2, "nccl"),
+    "torchrun inside srun": (step_of_srun(2, 1, 2) | process_of_torchrun(8, 6, 2), [], 4, 0, 8, 6, 2, "nccl"),
+    "srun": (step_of_srun(2, 1), [], 0, 0, 2, 1, 0, "gloo"),
+    "srun, 2 × 2 GPUs": (step_of_srun(4, 3, 2), [], 2, 0, 4, 3, 1, "nccl"),
+    "srun, each task sees its GPU alone": (step_of_srun(4, 3, 2), [], 1, 0, 4, 3, 0, "nccl"),
+    "srun of one": (step_of_srun(1, 0), [], 0, None, 1, 0, 0, "gloo"),
+    "srun of one, 4 GPUs": (step_of_srun(1, 0), [], 4, 4, 4, None, 0, "nccl"),
+    "srun, one task for each of two nodes of 4 GPUs": (step_of_srun(2, 1, 2), [], 4, 4, 8, None, 0, "nccl"),
+    "srun, one task for each of two nodes": (step_of_srun(2, 1, 2), [], 1, 0, 2, 1, 0, "nccl"),
+    "in an allocation": (ALLOCATION, [], 0, None, 1, 0, 0, "gloo"),
+    "in an allocation, 4 GPUs": (ALLOCATION, [], 4, 4, 4, None, 0, "nccl"),
+}
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_a_launch_is_recognised(launch, settle, scontrol):
+    environment, flags, gpus, *expected = LAUNCHES[launch]
+    starts, found = settle(environment, *flags, gpus=gpus)
+    rank, device = found.distributed_rank, found.device_id
+    assert [starts, found.distributed_world_size, rank, device, found.distributed_backend] == expected
+
+
+def test_the_processes_of_a_launch_meet_at_one_place(settle, scontrol):
+    def place(environment: dict[str, str], *flags: object, gpus: int = 0) -> str:
+        return settle(environment, *flags, gpus=gpus)[1].distributed_init_method
+
+    assert place(process_of_torchrun(2)) == "env://"
+    first, second = place(step_of_srun(4, 0, 2)), place(step_of_srun(4, 3, 2))
+    assert first == second
+    host, port = first.removeprefix("tcp://").split(":")
+    assert host == "127.0.0.1" and 1024 < int(port) < 32768
+    assert place(step_of_srun(4, 0, 2) | {"SLURM_STEP_ID": "4"}) != first
+    assert place(step_of_srun(2, 0), "--distributed-port", 2345) == "tcp://127.0.0.1:2345"
+    given = {"MASTER_ADDR": "node7", "MASTER_PORT": "3456"}
+    assert place(step_of_srun(2, 0) | given) == "tcp://node7:3456"
+    assert place(step_of_srun(2, 0), "--distributed-init-method", "tcp://node8:99") == "tcp://node8:99"
+    assert place({}, gpus=2) != place({}, gpus=2)  # two runs beside each other
+
+
+TWO = process_of_torchrun(2)
+MISTAKES = {
+    "torchrun of 2, asked for 4": (
+        TWO,
+        ["--distributed-world-size", 4],
+        "size 4 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+    ),
+    "torchrun of 2, asked for 1": (
+        TWO,
+        ["--distributed-world-size", 1],
+        "size 1 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+    ),
+    "the same, in one word": (
+        TWO,
+        ["--distributed-world-size=1"],
+        "size 1 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+    ),
+    "srun of 2, asked for 4": (
+        step_of_srun(2, 1),
+        ["--distributed-world-size", 4],
+        "4 .* SLURM_STEP_NUM_TASKS=2 makes a world of 2",
+    ),
+    "nobody starts the others": ({}, ["--distributed-world-size", 2], "2 needs other processes.* start 0 .*torchrun"),
+    "nor here": (
+        {},
+        ["--distributed-world-size", 2, "--distributed-init-method", "tcp://node0:1"],
+        "2 needs other processes.* start 0 .*torchrun",
+    ),
+    "FSDP": ({}, ["--ddp-backend", "fully_sharded"], "fully_sharded .* not supported: give pytorch_ddp or legacy_ddp"),
+    "tensor parallelism": ({}, ["--model-parallel-size", 2], "model parallelism is not supported"),
+    "pipelines": ({}, ["--pipeline-model-parallel"], "model parallelism is not supported"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_launch_that_cannot_be_is_refused_before_anything_is_written(mistake, settle, scontrol, tmp_path):
+    environment, flags, message = MISTAKES[mistake]
+    with pytest.raises(InputError, match=message) as error:
+        settle(environment, *flags)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "save").exists()
+
+
+def test_srun_without_scontrol_asks_for_the_address(settle, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"hosts of 'node\[0-0\]' .*: set MASTER_ADDR"):
+        settle(step_of_srun(2, 0))
+
+
+@pytest.mark.parametrize("flags", [["--distributed-world-size", 2], [*MANUALLY, "--distributed-rank", 1], []])
+@pytest.mark.parametrize("command", [fairseq_cli.eval_lm, fairseq_cli.validate])
+def test_fairseq_scores_in_one_process(command, flags, settle):
+    with pytest.raises(
+        InputError, match=r"of 2 processes.* torchrun --nproc-per-node 2 -m fairseq_infformer\.cli\.evalu"
+    ):
+        settle({} if flags else TWO, "--path", "model.pt", *flags, command=command)
+
+
+def test_processes_that_know_nothing_of_each_other_do_not_race_on_a_checkpoint(monkeypatch, tmp_path):
+    """fairseq-hydra-train imports the plugin when it is too late to settle anything."""
+    for name, value in TWO.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"WORLD_SIZE=2.* but this process trains alone: give fairseq-train"):
+        fairseq_cli.train.checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "save"))
+    assert not (tmp_path / "save").exists()
+
+
+def fail(rank: int) -> None:
+    raise InputError("the flag is wrong: give another")
+
+
+def test_a_mistake_in_a_process_for_one_gpu_is_named_in_one_line(capsys):
+    try:
+        torch.multiprocessing.spawn(fail, nprocs=1)
+    except torch.multiprocessing.ProcessRaisedException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    assert capsys.readouterr().err == "error: the flag is wrong: give another\n"

@@ -1,0 +1,188 @@
+"""A training that was killed goes on as if it never had been: losses, weights and memory, to the bit."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, eval_lm, logged, perplexity, train
+
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.tasks.streaming_language_modeling import (
+    StreamingLanguageModelingConfig,
+    StreamingLanguageModelingTask,
+)
+
+SAVING = ["--save-interval-updates", 4, "--disable-validation", "--no-epoch-checkpoints", "--log-interval", 1]
+KILLING = """
+import os, signal
+import fairseq_infformer
+from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingTask as Task
+
+step = Task.optimizer_step
+
+def optimizer_step(self, optimizer, model, update_num):
+    if update_num == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self, optimizer, model, update_num)
+
+Task.optimizer_step = optimizer_step
+"""
+
+
+def train_on(ranks: int, data: Path, save: Path, *more: object, kill_at: int | None = None) -> list[str]:
+    """Train on ``ranks`` processes, which kill themselves after ``kill_at`` updates, in the next; their outputs."""
+    task = list(TASK)
+    if kill_at is not None:
+        plugin = save.parent / "killing_plugin"
+        plugin.mkdir(exist_ok=True)
+        (plugin / "__init__.py").write_text(KILLING)
+        task[task.index("--user-dir") + 1] = str(plugin)
+    command = [BIN / "fairseq-train", data, *task, *TINY, "--save-dir", save, *more]
+    if ranks > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        command += ["--distributed-world-size", ranks, "--distributed-init-method", address]
+        command += ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-no-spawn"]
+    environment = ENVIRONMENT | {"KILL_AT": str(kill_at), "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [str(part) for part in command + (["--distributed-rank", rank] if ranks > 1 else [])],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    codes = {process.returncode for process in processes}
+    assert codes == ({0} if kill_at is None else {-signal.SIGKILL}), outputs[0][-4000:]
+    return outputs
+
+
+def steps(log: str) -> dict[int, tuple[float, ...]]:
+    """Loss and gradient norm of each update."""
+    values = [logged(log, "train_inner", name) for name in ("num_updates", "loss", "gnorm")]
+    return {int(update): tuple(figures) for update, *figures in zip(*values)}
+
+
+def checkpoint(save: Path, name: str = "checkpoint_last.pt") -> dict:
+    return torch.load(save / name, weights_only=True)
+
+
+def assert_equal(one: object, other: object) -> None:
+    """All tensors and numbers in two nests of dicts and lists are the same bits."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "kill_at", "more"),
+    [
+        (1, 7, ["--batch-size", 4, "--dropout", 0.1, "--ltm-sampling", "sticky", "--document-boundaries", "reset"]),
+        (1, 9, ["--batch-size", 6, "--update-freq", 3, "--attention-dropout", 0.1, "--num-workers", 2]),
+        (2, 11, ["--batch-size", 3, "--dropout", 0.1, "--ltm-sampling", "sticky", "--ltm-contraction", "fixed"]),
+        (2, 5, ["--batch-size", 3, "--update-freq", 3, "--document-boundaries", "reset", "--long-term-memory", "none"]),
+    ],
+    ids=["sticky-reset", "update-freq", "two-ranks-sticky", "two-ranks-update-freq"],
+)
+def test_a_killed_training_goes_on_to_the_same_losses_weights_and_memory(ranks, kill_at, more, documents, tmp_path):
+    flags = [*SAVING, "--tokens-per-sample", 16, "--max-update", 12, *more]
+    whole = steps(train_on(ranks, documents, tmp_path / "whole", *flags)[0])
+    killed = steps(train_on(ranks, documents, tmp_path / "killed", *flags, kill_at=kill_at)[0])
+    resumed = steps(train_on(ranks, documents, tmp_path / "killed", *flags)[0])
+    assert list(resumed) == list(range(kill_at // 4 * 4 + 1, 13))
+    assert killed | resumed == whole
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed")
+    assert one["extra_state"]["train_iterator"]["memory"]
+    for part in ("model", "last_optimizer_state"):
+        assert_equal(one[part], other[part])
+    assert_equal(one["extra_state"]["train_iterator"], other["extra_state"]["train_iterator"])
+
+
+@pytest.fixture(scope="module")
+def halfway(documents, tmp_path_factory) -> Path:
+    """A checkpoint in the middle of an epoch of 4 streams of segments of 16 tokens."""
+    save = tmp_path_factory.mktemp("halfway")
+    train(documents, save, *SAVING, "--tokens-per-sample", 16, "--batch-size", 4, "--max-update", 4)
+    return save / "checkpoint_last.pt"
+
+
+def resume(halfway: Path, data: Path, save: Path, *more: object, check: bool = True) -> subprocess.CompletedProcess:
+    shutil.copy(halfway, save / "checkpoint_last.pt")
+    flags = [*SAVING, "--tokens-per-sample", 16, "--batch-size", 4, "--max-update", 6]
+    return train(data, save, *flags, *more, check=check)
+
+
+@pytest.mark.slow
+def test_other_streams_are_refused_in_the_middle_of_an_epoch_and_reset_dataloader_starts_anew(
+    halfway, documents, tmp_path
+):
+    refused = resume(halfway, documents, tmp_path, "--batch-size", 8, check=False)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stdout
+    assert re.search(r"error: .*--batch-size 4 \(now 8\).*--reset-dataloader", refused.stdout), refused.stdout[-2000:]
+    anew = resume(halfway, documents, tmp_path, "--batch-size", 8, "--reset-dataloader").stdout
+    assert list(steps(anew)) == [5, 6]
+    assert "the memory starts empty" not in anew  # every stream does begin
+    position = checkpoint(tmp_path)["extra_state"]["train_iterator"]
+    assert position["iterations_in_epoch"] == 2
+    assert position["streams"]["--batch-size"] == 8
+
+
+def iterator(documents: Path, batch_size: int = 4, ranks: int = 1, length: int = 16, **settings: object):
+    cfg = StreamingLanguageModelingConfig(data=str(documents), tokens_per_sample=length, **settings)
+    task = StreamingLanguageModelingTask.setup_task(cfg)
+    task.load_dataset("train")
+    return task.get_batch_iterator(task.dataset("train"), max_sentences=batch_size, num_shards=ranks)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_size": 2}, r"--batch-size 4 \(now 2\): resume with the same, or give --reset-dataloader"),
+        ({"batch_size": 1000}, r"--batch-size 4 \(now 1000\)"),
+        ({"length": 8}, r"--tokens-per-sample 16 \(now 8\)"),
+        ({"ranks": 2}, r"processes 1 \(now 2\)"),
+        ({"batch_size": 2, "ranks": 2}, r"--batch-size 4 \(now 2\), processes 1 \(now 2\)"),
+        ({"document_boundaries": "reset"}, r"documents 1 \(now 96\)"),
+    ],
+)
+def test_a_position_is_that_of_its_own_streams(changed, message, documents):
+    before = iterator(documents)
+    batches = before.next_epoch_itr(shuffle=False)
+    next(batches)
+    with pytest.raises(InputError, match=message):
+        iterator(documents, **changed).load_state_dict(before.state_dict())
+
+
+def test_a_new_epoch_may_have_other_streams(documents):
+    before = iterator(documents)
+    for _ in before.next_epoch_itr(shuffle=False):
+        pass
+    after = iterator(documents, batch_size=2)
+    after.load_state_dict(before.state_dict())
+    assert after.next_epoch_idx == 2
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_its_memory_resumes_with_a_warning(halfway, documents, tmp_path):
+    stripped = torch.load(halfway, weights_only=True)
+    del stripped["extra_state"]["train_iterator"]["memory"]
+    torch.save(stripped, tmp_path / "stripped.pt")
+    log = resume(tmp_path / "stripped.pt", documents, tmp_path).stdout
+    assert list(steps(log)) == [5, 6]
+    assert "nothing is remembered of the text before segment 4: the memory starts empty" in log
+
+
+def test_a_checkpoint_copied_alone_evaluates(halfway, documents, tmp_path):
+    alone = shutil.copy(halfway, tmp_path / "elsewhere.pt")
+    more = ["--tokens-per-sample", 16, "--batch-size", 4]
+    assert perplexity(eval_lm(documents, alone, *more).stdout) == perplexity(eval_lm(documents, halfway, *more).stdout)
