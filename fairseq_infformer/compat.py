@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.dataclass import constants
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
@@ -49,6 +49,19 @@ def allow_configurations() -> None:
     torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
 
 
+def choose_precision(cfg: Any, command: str) -> None:
+    """Make ``--bf16`` work without a TPU, and refuse ``--fp16`` where it cannot train.
+
+    fairseq's ``--bf16`` and ``--memory-efficient-bf16`` turn ``--tpu`` on, which ends in an AttributeError where
+    torch_xla is not installed. Its ``--fp16`` asks CUDA for a device, at the latest when gradients overflow.
+    """
+    if cfg.common.bf16 and utils.xm is None:
+        cfg.common.tpu = cfg.distributed_training.tpu = False
+    if command == "train" and cfg.common.fp16 and (cfg.common.cpu or not torch.cuda.is_available()):
+        given = "--memory-efficient-fp16" if cfg.common.memory_efficient_fp16 else "--fp16"
+        raise InputError(f"{given} trains on GPUs only; on a CPU give {given.replace('fp16', 'bf16')}, or neither")
+
+
 def collect_memory_before_saving() -> None:
     """Let a task gather what its ranks remember.
 
@@ -76,7 +89,9 @@ def look_before_a_run() -> None:
     call_main = distributed_utils.call_main
 
     def look_and_call(cfg: Any, main: Callable, **more: Any) -> None:
-        distributed.configure(cfg, command=Path(main.__code__.co_filename).stem)
+        command = Path(main.__code__.co_filename).stem
+        choose_precision(cfg, command)
+        distributed.configure(cfg, command)
         check_run(cfg)
         call_main(cfg, main, **more)
 

@@ -5,7 +5,7 @@ import textwrap
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
 
 from . import pretrained
+from .memory_slot import MemorySlot, next_slot
 
 logger = logging.getLogger(__name__)
 
@@ -119,19 +120,12 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
 
 
-class MemorySlot(NamedTuple):
-    """The memory of all layers around one segment: what it was before and what it is after."""
-
-    segment: int
-    before: tuple[LayerState, ...]
-    after: tuple[LayerState, ...]
-
-
 class InfiniteFormerDecoder(FairseqDecoder):
     """Embeds a segment, passes it through the layers, and keeps their memory for the next one.
 
     The memory of training and that of evaluation are kept apart. They are committed once per segment: a forward
-    pass that comes with the number of the segment it has just seen starts from the memory before it.
+    pass that comes with the number of the segment it has just seen, or of the first one of the update, starts from
+    the memory before it.
     """
 
     def __init__(
@@ -170,6 +164,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
             else:
                 self.output_projection.weight = embed_tokens.weight
         self.slots: dict[bool, MemorySlot] = {}  # by self.training
+        self.num_updates: Optional[int] = None
         # A checkpoint used with another dictionary of the same size would be scored without a word.
         self.register_buffer("dictionary_checksum", torch.tensor(_checksum(dictionary), dtype=torch.int64))
 
@@ -215,7 +210,9 @@ class InfiniteFormerDecoder(FairseqDecoder):
         x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
         x, densities, after = self._through_layers(x, in_row, empty, before)
-        self.slots[self.training] = MemorySlot(segment, before, tree_map_only(Tensor, torch.detach, after))
+        after = tree_map_only(Tensor, torch.detach, after)
+        update = self.num_updates if self.training else None
+        self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
         return self.final_norm(x), densities
 
     def _through_layers(
@@ -240,13 +237,23 @@ class InfiniteFormerDecoder(FairseqDecoder):
             x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
         return x
 
+    def set_num_updates(self, num_updates: int) -> None:
+        """fairseq tells before every forward pass of training which update the segment belongs to."""
+        self.num_updates = num_updates
+
     def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
         slot = self.slots.get(self.training)
         if slot is None or bool(reset.all()):
             if not bool(reset.all()):
                 logger.warning(f"nothing is remembered of the text before segment {segment}: the memory starts empty")
             return tuple(layer.initial_state(x) for layer in self.layers)
-        states = slot.before if slot.segment == segment else slot.after
+        states = slot.start_of(segment)
+        if states is None:
+            logger.warning(
+                f"the memory ends with segment {slot.segment} and the batch is segment {segment}: what lies between "
+                "was not read, so the memory starts empty"
+            )
+            return tuple(layer.initial_state(x) for layer in self.layers)
         rows = states[0].recent.hidden.shape[0]
         if rows != x.shape[0]:
             raise InputError(
@@ -276,7 +283,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
             )
         leaves = [None if value is None else memory[keystr(path)].to(value) for path, value in places]
         after = tree_unflatten(leaves, structure)
-        self.slots[True] = MemorySlot(-1, after, after)
+        self.slots[True] = MemorySlot(None, after)
 
     def _ablate(self, state: LayerState) -> LayerState:
         if self.cfg.ltm_ablation == "zero":

@@ -17,7 +17,8 @@ from command_line import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
-from test_infinite_former_lm import TYPES, VARIANTS, build, dictionary, run
+from small_model import TYPES, build, dictionary, run
+from test_infinite_former_lm import VARIANTS
 
 from fairseq_infformer import __version__
 from fairseq_infformer.cli import evaluate, export
@@ -253,7 +254,7 @@ def test_what_does_not_fit_is_not_exported(data, tmp_path):
     refused("holds --arch lstm_lm, not an", path=changed(lambda s: s["cfg"].update(model={"_name": "lstm_lm"})))
     refused("holds no model with its settings", path=changed(lambda s: s.update(model=None)))
     refused("holds no model with its settings", path=changed(lambda s: s.update(cfg=None)))
-    refused("do not fit the settings", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
+    refused("is of another model", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
     refused("tokens_per_sample = 'x', which", path=changed(lambda s: s["cfg"]["task"].update(tokens_per_sample="x")))
     refused("stm_length = '.*HOME}'", path=changed(lambda s: s["cfg"]["model"].update(stm_length="${oc.env:HOME}")))
     (data / "dict.txt").unlink()
