@@ -29,6 +29,7 @@ setup(
         # Triton's interpreter runs the GPU kernels' tests without a GPU; torch's CPU build does not bring it.
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3",
             "matplotlib>=3.8",
             "triton>=3.3; platform_system == 'Linux' and platform_machine == 'x86_64'",
         ],

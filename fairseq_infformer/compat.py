@@ -5,25 +5,27 @@ import builtins
 import collections
 import enum
 import functools
+import logging
 import os
-import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.dataclass import constants
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
+from fairseq.trainer import Trainer
 from omegaconf import base, dictconfig, listconfig, nodes
 from torch import nn
 
-from fairseq_infformer import distributed
-from fairseq_infformer.errors import InputError
+from . import checkpoints, distributed
+from .checks import check_run
+from .errors import InputError
 
-RUNS_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # a switch of torch's
+logger = logging.getLogger(__name__)
 
 
 def allow_configurations() -> None:
@@ -47,32 +49,17 @@ def allow_configurations() -> None:
     torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
 
 
-def load_checkpoints_as_data() -> None:
-    """Let no checkpoint run anything, and tell in one line which one cannot be read.
+def choose_precision(cfg: Any, command: str) -> None:
+    """Make ``--bf16`` work without a TPU, and refuse ``--fp16`` where it cannot train.
 
-    fairseq leaves torch.load's ``weights_only`` at its default, which the environment can turn off; and where torch
-    refuses a file, its message of many lines begins with how to load it all the same.
+    fairseq's ``--bf16`` and ``--memory-efficient-bf16`` turn ``--tpu`` on, which ends in an AttributeError where
+    torch_xla is not installed. Its ``--fp16`` asks CUDA for a device, at the latest when gradients overflow.
     """
-    load = checkpoint_utils.load_checkpoint_to_cpu
-
-    @functools.wraps(load)
-    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if os.environ.get(RUNS_PICKLES, "0").lower() in ("1", "y", "yes", "true"):  # as torch reads it
-            raise InputError(f"{RUNS_PICKLES} is set, so that {path} could run anything when it is read; unset it")
-        try:
-            return load(path, *args, **kwargs)
-        except OSError as error:
-            raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-        except Exception as error:
-            found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-            reason = (
-                f"holds {found[1]}, and reading that could run anything: only tensors and plain values are read"
-                if found
-                else "cannot be read: it is damaged, or something else"
-            )
-            raise InputError(f"checkpoint {path} {reason}; take one that this plugin has written") from error
-
-    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    if cfg.common.bf16 and utils.xm is None:
+        cfg.common.tpu = cfg.distributed_training.tpu = False
+    if command == "train" and cfg.common.fp16 and (cfg.common.cpu or not torch.cuda.is_available()):
+        given = "--memory-efficient-fp16" if cfg.common.memory_efficient_fp16 else "--fp16"
+        raise InputError(f"{given} trains on GPUs only; on a CPU give {given.replace('fp16', 'bf16')}, or neither")
 
 
 def collect_memory_before_saving() -> None:
@@ -92,19 +79,23 @@ def collect_memory_before_saving() -> None:
     checkpoint_utils.save_checkpoint = collect_and_save
 
 
-def take_ranks_from_the_environment() -> None:
+def look_before_a_run() -> None:
     """Let torchrun and srun start fairseq's commands; refuse what cannot be before anything is written.
 
     fairseq's commands pass ``call_main`` once, after the plugin was imported. Its own look at the environment comes
-    behind conditions that ``distributed`` describes.
+    behind conditions that ``distributed`` describes; of some settings it finds in a traceback, after hours, or never,
+    that they are wrong.
     """
     call_main = distributed_utils.call_main
 
-    def configure_and_call(cfg: Any, main: Callable, **more: Any) -> None:
-        distributed.configure(cfg, command=Path(main.__code__.co_filename).stem)
+    def look_and_call(cfg: Any, main: Callable, **more: Any) -> None:
+        command = Path(main.__code__.co_filename).stem
+        choose_precision(cfg, command)
+        distributed.configure(cfg, command)
+        check_run(cfg)
         call_main(cfg, main, **more)
 
-    distributed_utils.call_main = configure_and_call
+    distributed_utils.call_main = look_and_call
 
 
 def keep_checkpoints_from_a_race() -> None:
@@ -136,9 +127,73 @@ def let_ddp_run_on_a_cpu() -> None:
     distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
 
 
+def replace_checkpoints_whole() -> None:
+    """Let a checkpoint appear whole or not at all.
+
+    fairseq copies a new checkpoint over checkpoint_last.pt and checkpoint_best.pt, so that a kill leaves half of one
+    in the place of the old; when a write fails it writes again behind what it has written, and leaves that behind. It
+    tries a save directory by writing and removing a file named dummy, which may be the user's.
+    """
+    save, copy = checkpoint_utils.torch_persistent_save, PathManager.copy
+
+    @functools.wraps(save)
+    def saved(obj, filename, async_write=False):
+        if async_write or not PathManager.supports_rename(filename):
+            return save(obj, filename, async_write)
+        try:
+            checkpoints.save(obj, filename)
+        except InputError as error:
+            if os.path.basename(filename) != "crash.pt":
+                raise
+            logger.warning(error)  # what the run has crashed of is told next, and matters more
+
+    def copied(src_path, dst_path, overwrite=False):
+        if not (overwrite and PathManager.supports_rename(src_path) and PathManager.supports_rename(dst_path)):
+            return copy(src_path, dst_path, overwrite)
+        checkpoints.copy(src_path, dst_path)
+        return True
+
+    checkpoint_utils.torch_persistent_save = saved
+    PathManager.copy = staticmethod(copied)
+    checkpoint_utils.verify_checkpoint_directory = checkpoints.open_directory
+
+
+def name_the_checkpoint_that_does_not_fit() -> None:
+    """Tell in one line that a checkpoint is damaged, or of another run: fairseq shows where in its code that hurt.
+
+    Bits that have flipped go unseen: torch.load does not compare the checksums that torch.save has written.
+    """
+    read, resume = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
+
+    @functools.wraps(read)
+    def checked(path, arg_overrides=None, load_on_all_ranks=False):
+        checkpoints.refuse_pickles(path)
+        checkpoints.refuse_damaged(PathManager.get_local_path(path))
+        try:
+            state = read(path, arg_overrides, load_on_all_ranks)
+        except Exception as error:
+            raise InputError(checkpoints.unreadable(path, error)) from error
+        checkpoints.check_content(path, state, arg_overrides or {})
+        return state
+
+    @functools.wraps(resume)
+    def resumed(self, filename, *args, **kwargs):
+        try:
+            return resume(self, filename, *args, **kwargs)
+        except (AssertionError, KeyError) as error:  # of the optimizer, criterion, scheduler and scaler
+            raise InputError(
+                f"{filename} was saved with another optimizer, criterion or schedule ({type(error).__name__}: {error})"
+                "; give those of its run, or --reset-optimizer --reset-lr-scheduler --reset-meters"
+            ) from error
+
+    checkpoint_utils.load_checkpoint_to_cpu = checked
+    Trainer.load_checkpoint = resumed
+
+
 allow_configurations()
-take_ranks_from_the_environment()
+look_before_a_run()
+replace_checkpoints_whole()
 keep_checkpoints_from_a_race()
 let_ddp_run_on_a_cpu()
 collect_memory_before_saving()
-load_checkpoints_as_data()
+name_the_checkpoint_that_does_not_fit()

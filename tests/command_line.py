@@ -1,12 +1,16 @@
 """Running the project's commands as a user does."""
 
+import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -46,6 +50,32 @@ def run(
     if check and done.returncode:
         raise AssertionError(f"{command} exited with {done.returncode}:\n{done.stdout[-4000:]}")
     return done
+
+
+def run_here(main: Callable[[], Any], *argv: object) -> tuple[int, str]:
+    """Run a command's main function in this process, which saves the start of another: exit code and standard error."""
+    from fairseq import checkpoint_utils
+
+    # fairseq remembers the best loss between two calls; a process of its own would not.
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    error, code = io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["command", *map(str, argv)]), contextlib.redirect_stderr(error):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException as mistake:
+            code = 1
+            sys.excepthook(type(mistake), mistake, mistake.__traceback__)
+    return code, error.getvalue()
+
+
+def one_error(text: str) -> str:
+    """The line that names the mistake; there must be no traceback beside it."""
+    assert "Traceback" not in text, text[-3000:]
+    errors = [line for line in text.splitlines() if re.match(r"(\S+: )?error: ", line)]
+    assert len(errors) == 1, text[-3000:]
+    return errors[0]
 
 
 def train(data: Path, save: Path, *more: object, check: bool = True) -> subprocess.CompletedProcess:

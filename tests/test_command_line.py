@@ -2,13 +2,12 @@
 
 import json
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from command_line import BIN, TASK, TINY, eval_lm, infformer_eval, logged, perplexity, run, scored, train
 
+TRAINING = ["--tokens-per-sample", 16, "--batch-size", 4, "--max-update", 2]
 TOKENS = 4 * 202  # of the validation and of the test split
 RESET = ["--document-boundaries", "reset"]
 
@@ -107,95 +106,6 @@ def test_a_density_of_the_user_s_own_trains(documents, tmp_path):
     save = ["--save-dir", tmp_path / "checkpoints"]
     done = run(BIN / "fairseq-train", documents, *task, *TINY, *save, *TRAINING, "--ltm-density", "mine")
     assert logged(done.stdout, "valid", "ltm_sigma")
-
-
-@pytest.fixture(scope="module")
-def broken(documents, tmp_path_factory) -> dict[str, Path]:
-    """Data with something wrong in it."""
-    folder = tmp_path_factory.mktemp("broken")
-
-    def variant(name: str, keep=lambda path: True) -> Path:
-        (folder / name).mkdir()
-        for path in documents.iterdir():
-            if path.is_file() and keep(path):
-                (folder / name / path.name).write_bytes(path.read_bytes())
-        return folder / name
-
-    found = {
-        "no valid": variant("no-valid", lambda path: not path.name.startswith("valid.")),
-        "no dictionary": variant("no-dictionary", lambda path: path.name != "dict.txt"),
-        "no documents": variant("no-documents", lambda path: path.suffix != ".npy"),
-        "other dictionary": variant("other-dictionary"),
-        "other documents": variant("other-documents"),
-        "other dictionary, no stats": variant("other-dictionary-no-stats", lambda path: path.name != "stats.json"),
-    }
-    np.save(found["other documents"] / "train.documents.npy", np.array([0, 10**9]))
-    for name in ("other dictionary", "other dictionary, no stats"):
-        dictionary = found[name] / "dict.txt"
-        dictionary.write_text("".join(dictionary.read_text().splitlines(keepends=True)[:-5]))
-    return found
-
-
-TRAINING = ["--tokens-per-sample", 16, "--batch-size", 4, "--max-update", 2]
-TRAINING_MISTAKES = [
-    ("", ["--batch-size", 10_000], r"10000 streams .* more than the \d+ segments .* smaller --batch-size"),
-    ("", ["--batch-size-valid", 500], r"500 streams .* more than the \d+ segments .*--batch-size-valid"),
-    ("", ["--ltm-basis", 15], "multiple of the number of widths"),
-    ("", ["--stm-length", -1], "--stm-length must be 0 or more, got -1"),
-    ("", ["--tokens-per-sample", 0], "--tokens-per-sample must be positive, got 0"),
-    ("", ["--valid-subset", "dev"], r"there is no split 'dev' in .*; it has test, train, valid"),
-    ("", ["--ltm-kl-sigma", 0], "--ltm-kl-sigma must be positive"),
-    ("no valid", [], "there is no split 'valid'"),
-    ("no dictionary", [], r"dict.txt does not exist; make the data with preprocess/prepare.sh"),
-    ("no documents", RESET, "needs data prepared with --documents"),
-    ("other documents", RESET, "does not fit the 19392 tokens beside it"),
-    ("other dictionary", [], "is not the dictionary that the data beside it was made with"),
-    ("other dictionary, no stats", [], r"dict.txt has \d+ types: it belongs to another corpus"),
-]
-
-
-def one_error(text: str) -> str:
-    """The line that names the mistake; there must be no traceback beside it."""
-    assert "Traceback" not in text, text[-3000:]
-    errors = [line for line in text.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, text[-3000:]
-    return errors[0]
-
-
-@pytest.mark.parametrize(("data", "flags", "message"), TRAINING_MISTAKES)
-def test_training_names_a_mistake_in_one_line(data, flags, message, documents, broken, tmp_path):
-    import re
-
-    done = train(broken.get(data, documents), tmp_path, *TRAINING, *flags, check=False)
-    assert done.returncode == 1
-    assert re.search(message, one_error(done.stdout)), done.stdout[-2000:]
-    assert not list(tmp_path.glob("*.pt"))
-
-
-@pytest.mark.slow
-def test_evaluation_names_a_mistake_in_one_line(documents, broken, trained, tmp_path):
-    checkpoint, _ = trained
-    segment = ["--tokens-per-sample", 16]
-
-    def error(*more, data=documents) -> str:
-        done = eval_lm(data, checkpoint, *more, check=False)
-        assert done.returncode
-        return one_error(done.stdout)
-
-    assert "--context-window 4 does not apply" in error(*segment, "--context-window", 4)
-    assert "result of shard 0 of 2 alone" in error(*segment, "--num-shards", 2)
-    assert "result of shard 1 of 1 alone" in error(*segment, "--shard-id", 1)
-    assert "prepare.sh --dict" in error(*segment, data=broken["other dictionary, no stats"])
-    overrides = "{'ltm_basis': 8}"
-    assert "16 functions of widths (0.05, 0.2), the model's has 8" in error(*segment, "--model-overrides", overrides)
-    done = run(
-        *(BIN / "fairseq-eval-lm", documents, "--user-dir", "fairseq_infformer", "--path", checkpoint, "--cpu"),
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "--task streaming_language_modeling" in one_error(done.stdout)
-    missing = run(BIN / "infformer-eval", documents, "--path", tmp_path / "none.pt", check=False)
-    assert "there is no checkpoint" in one_error(missing.stdout)
 
 
 def test_a_checkpoint_loads_as_weights_only(trained):

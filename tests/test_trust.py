@@ -77,7 +77,9 @@ CALLS = [
 @pytest.mark.parametrize(("command", "kind"), CALLS)
 def test_a_checkpoint_that_would_run_something_is_refused(command, kind, documents, trained, tmp_path, monkeypatch):
     path, sprung = trapped(kind, tmp_path, trained[0])
-    with pytest.raises(InputError, match=r"checkpoint .* take one that this plugin has written") as error:
+    with pytest.raises(
+        InputError, match=r"take one that this plugin has written|is cut short or no checkpoint"
+    ) as error:
         call(command, documents, path, monkeypatch)
     assert ("holds posix.mkdir, and reading that could run anything" in str(error.value)) == (kind != "a pickle")
     assert "\n" not in str(error.value)
@@ -109,7 +111,7 @@ def test_offsets_that_would_run_something_are_refused(documents, trained, tmp_pa
     for file in documents.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     np.save(tmp_path / "test.documents.npy", np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
-    with pytest.raises(InputError, match="does not hold the offsets of documents; prepare the data again"):
+    with pytest.raises(InputError, match=r"no array of numpy's .*; prepare the data again"):
         call("infformer-eval", tmp_path, trained[0], monkeypatch)
     assert not (tmp_path / "sprung").exists()
 

@@ -14,8 +14,9 @@ from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
 from fairseq_infformer import distributed
-from fairseq_infformer.cli import checkpoints
+from fairseq_infformer.cli import trained
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
+from fairseq_infformer.data.binarised import read_stats
 from fairseq_infformer.distributed import Launch
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
@@ -66,19 +67,23 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+    return args
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
     exported = Path(args.path).is_dir()
-    saved = pretrained.read_config(Path(args.path)) if exported else checkpoints.read(args.path)["cfg"]
-    trained = checkpoints.task_settings(saved["task"], args.path)
+    saved = pretrained.read_config(Path(args.path)) if exported else trained.read(args.path)["cfg"]
+    reading = trained.task_settings(saved["task"], args.path)
     cfg = StreamingLanguageModelingConfig(
         data=args.data,
-        tokens_per_sample=args.tokens_per_sample or trained["tokens_per_sample"],
-        document_boundaries=args.document_boundaries or trained["document_boundaries"],
-        score=args.score or trained["score"],
+        tokens_per_sample=args.tokens_per_sample or reading["tokens_per_sample"],
+        document_boundaries=args.document_boundaries or reading["document_boundaries"],
+        score=args.score or reading["score"],
         batch_size_valid=None,
     )
     task = StreamingLanguageModelingTask.setup_task(cfg)
@@ -170,12 +175,7 @@ def evaluate(args: argparse.Namespace, launch: Launch = distributed.ALONE) -> di
     totals, predictions = score(model.to(device), task, args.split, args.batch_size, device, launch)
     if args.predictions and not launch.rank:
         write_predictions(args.predictions, predictions)
-    notes = Path(args.data) / "stats.json"
-    stats = json.loads(notes.read_text())["splits"].get(args.split, {}) if notes.is_file() else {}
-    if stats and str(task.cfg.score) == "all" and stats["tokens"] != int(totals["ntokens"]):
-        raise InputError(
-            f"{notes} counts {stats['tokens']} tokens, the data holds {int(totals['ntokens'])}: prepare again"
-        )
+    stats = read_stats(Path(args.data))["splits"].get(args.split, {})
     return (
         {"path": args.path, "split": args.split} | results(totals, stats) | {"seconds": round(time.time() - started, 1)}
     )

@@ -14,7 +14,7 @@ from typing import Any
 from fairseq.data import Dictionary
 
 from fairseq_infformer import __version__
-from fairseq_infformer.cli import checkpoints
+from fairseq_infformer.cli import trained
 from fairseq_infformer.cli.stages import Workplace
 from fairseq_infformer.data import vocabulary
 from fairseq_infformer.errors import InputError
@@ -57,11 +57,7 @@ def build(path: str, saved: dict[str, Any], dictionary: Dictionary) -> InfiniteF
         raise InputError(f"{path} holds --arch {saved['cfg']['model'].get('_name')}, not an infinite_former_lm")
     check_dictionary(saved["model"], dictionary)
     model = InfiniteFormerLM.build(pretrained.configuration(InfiniteFormerConfig, settings, path), dictionary)
-    try:
-        model.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        mistake = str(error).splitlines()[-1].strip()
-        raise InputError(f"the weights in {path} do not fit the settings beside them: {mistake}") from error
+    model.load_state_dict(saved["model"])
     return model
 
 
@@ -74,9 +70,9 @@ def export(data: Path, path: str, dest: Path) -> str:
     dictionary = pretrained.read_dictionary(data)
     if (data / pretrained.SENTENCEPIECE).is_file():
         vocabulary.check_pieces(vocabulary.load_sentencepiece(data / pretrained.SENTENCEPIECE), dictionary)
-    saved = checkpoints.read(path)
+    saved = trained.read(path)
     model = build(path, saved, dictionary)
-    task = checkpoints.task_settings(saved["cfg"]["task"], path)
+    task = trained.task_settings(saved["cfg"]["task"], path)
     settings = dataclasses.asdict(model.decoder.cfg)
     del settings["_name"]  # of the architecture, whose values these are
     config = {"version": __version__, "model": settings, "task": task}

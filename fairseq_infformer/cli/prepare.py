@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import Workplace
 from fairseq_infformer.data import corpus, vocabulary
+from fairseq_infformer.data.binarised import load_dictionary
 from fairseq_infformer.errors import InputError
 
 STAGES = ("text", "vocabulary", "data")
@@ -128,7 +129,7 @@ def is_done(dest: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
 
 def check_given(args: argparse.Namespace) -> None:
     """Read the vocabulary that was given, if any, before there is work to lose."""
-    dictionary = args.dict and vocabulary.load_dictionary(args.dict)
+    dictionary = args.dict and load_dictionary(args.dict)
     processor = args.sentencepiece_model and vocabulary.load_sentencepiece(args.sentencepiece_model)
     if dictionary and processor:
         vocabulary.check_pieces(processor, dictionary)
@@ -166,7 +167,7 @@ def write_data(made: Path, text: Path, vocab: Path, made_from: dict[str, Any], a
     for name in ("dict.txt", "sentencepiece.model"):
         if (vocab / name).exists():
             shutil.copyfile(vocab / name, made / name)
-    dictionary = vocabulary.load_dictionary(made / "dict.txt")
+    dictionary = load_dictionary(made / "dict.txt")
     processor = None
     if args.level == "sentencepiece":
         processor = vocabulary.load_sentencepiece(made / "sentencepiece.model")
@@ -254,6 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(parse(argv))
     except OSError as error:
         raise InputError(f"{error}; see that the files can be read, and that --dest can be written") from error
+    except KeyboardInterrupt:
+        raise InputError("interrupted; the same call takes up the work") from None
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ class Workplace:
     def __init__(self, dest: Path, stages: tuple[str, ...]) -> None:
         self.dest, self.stages = dest, stages
         self.folder = dest.with_name(dest.name + ".partial")
+        self._rubbish = self.folder / "rubbish"
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the folder; it goes if nothing is left in it."""
-        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), "rubbish"}
+        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), self._rubbish.name}
         found = list(self.folder.iterdir()) if self.folder.exists() else []
         if link := next((path for path in (self.folder, *found) if path.is_symlink()), None):
             raise InputError(f"{link} is a link, so that work in it would write elsewhere; remove it")
@@ -93,10 +94,10 @@ class Workplace:
     def _remove(self, path: Path) -> None:
         # Renamed first: a folder that is half removed must not pass for a finished stage.
         if path.exists():
-            if path != self.folder / "rubbish":
-                self._throw_away(path)
-            shutil.rmtree(self.folder / "rubbish")
+            self._throw_away(path)
+        shutil.rmtree(self._rubbish, ignore_errors=True)
 
     def _throw_away(self, path: Path) -> None:
-        shutil.rmtree(self.folder / "rubbish", ignore_errors=True)
-        path.rename(self.folder / "rubbish")
+        if path != self._rubbish:
+            shutil.rmtree(self._rubbish, ignore_errors=True)
+            path.rename(self._rubbish)

@@ -15,6 +15,12 @@ from torch.nn import functional as F
 
 from fairseq_infformer.errors import InputError
 
+# What --best-checkpoint-metric can name; from the fourth on, with a long-term memory only.
+LOGGED = (
+    *("loss", "nll_loss", "ppl", "kl", "ltm_mu", "ltm_mu_std", "ltm_sigma", "ltm_sigma_std"),
+    *("reconstruction", "accuracy"),
+)
+
 
 @dataclass
 class LtmCrossEntropyConfig(FairseqDataclass):
@@ -48,9 +54,9 @@ class LtmCrossEntropy(FairseqCriterion):
 
     @classmethod
     def build_criterion(cls, cfg: LtmCrossEntropyConfig, task: Any) -> "LtmCrossEntropy":
-        if cfg.ltm_kl_weight < 0:
+        if not 0 <= cfg.ltm_kl_weight < math.inf:
             raise InputError(f"--ltm-kl-weight must be 0 or more, got {cfg.ltm_kl_weight}")
-        if cfg.ltm_kl_sigma <= 0:
+        if not 0 < cfg.ltm_kl_sigma < math.inf:
             raise InputError(f"--ltm-kl-sigma must be positive, got {cfg.ltm_kl_sigma}")
         answers = str(getattr(task.cfg, "score", "all")) == "answers"
         return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma, count_correct=answers)

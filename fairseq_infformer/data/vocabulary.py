@@ -92,16 +92,6 @@ def train_sentencepiece(text: Path, model: Path, size: int, model_type: str) -> 
         raise InputError(f"sentencepiece cannot be trained with --vocab-size {size}: {error}") from error
 
 
-def load_dictionary(file: Path) -> Dictionary:
-    """A fairseq dictionary from its file; InputError if it is none."""
-    try:
-        return Dictionary.load(str(file))
-    except Exception as error:
-        raise InputError(
-            f"--dict {file} cannot be read as a fairseq dictionary ({str(error).splitlines()[0]}); give a dict.txt"
-        ) from error
-
-
 def load_sentencepiece(file: Path) -> SentencePieceProcessor:
     """A sentencepiece model from its file; InputError if it is none."""
     try:

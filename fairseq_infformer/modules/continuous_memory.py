@@ -12,7 +12,7 @@ from .basis import GaussianBasis
 from .continuous_attention import ContinuousAttention
 from .density import Density
 from .memory import LongTermMemory
-from .refit import CONTRACTIONS, growth, refit
+from .refit import CONTRACTIONS, GROWTH_ALLOWED, LEAST_RIDGE, growth, refit
 from .sampling import SAMPLINGS, attention_histogram
 
 
@@ -47,7 +47,8 @@ class ContinuousMemory(nn.Module):
     Args:
         basis: the basis functions.
         num_samples: M, how many samples of the old signal each update keeps.
-        ridge: λ > 0 of the regression.
+        ridge: λ of the regression, 1e-8 or more. Where few new vectors come and an old signal would grow with it, an
+            update takes a larger one (``refit.ridge_used``).
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
             equal share, so that nothing old is forgotten for being old.
         tau: τ in (0, 1), of the fixed contraction.
@@ -72,6 +73,8 @@ class ContinuousMemory(nn.Module):
             raise ValueError(f"num_samples must be positive, got {num_samples}")
         if not 0 < ridge < math.inf:
             raise ValueError(f"ridge must be positive, got {ridge}")
+        if ridge < LEAST_RIDGE:
+            raise ValueError(f"ridge must be at least {LEAST_RIDGE:g}, got {ridge}: float32 would lose the signal")
         if contraction not in CONTRACTIONS:
             raise ValueError(f"unknown contraction {contraction!r}; choose one of {', '.join(CONTRACTIONS)}")
         if not 0 < tau < 1:
@@ -82,7 +85,7 @@ class ContinuousMemory(nn.Module):
         self.num_samples, self.ridge, self.tau, self.seed = num_samples, ridge, tau, seed
         self.contraction, self.sampling = contraction, sampling
         factor = growth(basis.num_basis, basis.widths, num_samples, ridge, tau if contraction == "fixed" else 0.9)
-        if not factor < 1.1:  # 1 and what the 128th root leaves of a constant
+        if not factor <= GROWTH_ALLOWED:
             raise ValueError(
                 f"{num_samples} samples are too few for {basis.num_basis} functions of widths {basis.widths}: the "
                 f"memory would grow {factor:.3g}-fold with every update; use more samples, more functions or wider ones"

@@ -157,19 +157,23 @@ class SparsemaxDensity(NamedTuple):
     def expected(self, basis: GaussianFunctions) -> Tensor:
         centers, scales = basis.grid_like(self.mean)
         reach = (5 * self.variance).sqrt().unsqueeze(-1)
-        z, rho = (self.mean.unsqueeze(-1) - centers) / scales, reach / scales
+        z, ratio = (self.mean.unsqueeze(-1) - centers) / scales, reach / scales
+        few = 0.02 if ratio.dtype == torch.float64 else 0.5
+        # Each of the two forms meets only what it is for, lest the gradient of the one not chosen be 0 · inf.
         # The moments of order 0 to 2 of N(0, 1) between the ends of the support.
+        rho = ratio.clamp_min(few)
         lower, upper = z - rho, z + rho
         peaks = (rho + z) * _standard_normal(lower) + (rho - z) * _standard_normal(upper)
         wide = 0.75 / rho * ((1 - (z.square() + 1) / rho.square()) * normal_mass(lower, upper) + peaks / rho.square())
         # Under a fraction of the function's width these cancel: there the function's Taylor series at the mean, whose
         # terms are the parabola's moments 1/5, 3/35, 1/21 times Hermite polynomials, is exact to the last digits.
+        rho, z = ratio.clamp_max(few), z.clamp(-50, 50)  # beyond, the normal density is 0
         square = z.square()
         narrow = 1 + rho.square() * (square - 1) / 10
         narrow = narrow + rho**4 * (square * (square - 6) + 3) / 280
         narrow = narrow + rho**6 * (square * (square * (square - 15) + 45) - 15) / 15120
         narrow = narrow * _standard_normal(z)
-        return torch.where(rho > (0.02 if rho.dtype == torch.float64 else 0.5), wide, narrow) / scales
+        return torch.where(ratio > few, wide, narrow) / scales
 
     def read(self, values: Tensor, basis: GaussianFunctions) -> Tensor:
         return self.expected(basis) @ values

@@ -1,8 +1,8 @@
 """The formulas of the modules, slow and plain, in float64 on the CPU: what tests compare the fast code with.
 
 Expectations are numerical integrals, regressions are least squares on the whole design matrix, attention
-loops over rows, heads, queries and keys. Nothing is shared with the fast code but parameters and settings.
-Autograd differentiates all of it.
+loops over rows, heads, queries and keys. Nothing is shared with the fast code but parameters and settings, the λ of
+each update among them. Autograd differentiates all of it.
 """
 
 import math
@@ -21,6 +21,7 @@ from .compressive_memory import CompressiveMemory
 from .continuous_attention import ContinuousAttention
 from .continuous_memory import ContinuousMemory
 from .decoder_layer import InfiniteFormerLayer
+from .refit import ridge_used
 from .relative_attention import RelativeAttention
 from .sdpa_attention import AlibiAttention, RotaryAttention
 
@@ -260,7 +261,8 @@ def write(
         positions.append(torch.tensor([tau + (1 - tau) * (i + 0.5) / length], dtype=torch.float64))
         targets.append(x[i])
     design = basis_values(memory.basis, torch.cat(positions))
-    return ridge_regression(design, torch.stack(targets), memory.ridge)
+    settings = memory.basis.num_basis, memory.basis.widths, memory.num_samples, memory.ridge
+    return ridge_regression(design, torch.stack(targets), ridge_used(*settings, tau, length))
 
 
 # ---- Attention over the segment and the short-term memory, and the layer

@@ -55,6 +55,13 @@ CONTRACTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 # ---- The operators of one (τ, L)
 
+# A memory that grows by more than this with every update would overflow. What is written shortly after it may be
+# stretched at the ends of the line, by a few per cent that the next contraction takes back.
+GROWTH_ALLOWED = 1.1
+# The smallest λ that can be asked for: under it, coefficients are so large that in float32 nothing is left of what
+# their sum should be.
+LEAST_RIDGE = 1e-8
+
 
 @torch.inference_mode(False)  # what is solved during an evaluation also serves training
 @torch.no_grad()
@@ -73,17 +80,86 @@ def refit_operators(
 
     Returns:
         A (N, N), for an old signal of coefficients B that is sampled at M midpoints, or P (N, M), for M samples S taken
-        anywhere, in order; and G (N, L). τ = 0 leaves nothing of the old signal.
+        anywhere, in order; and G (N, L). τ = 0 leaves nothing of the old signal. The λ is that of ``ridge_used``.
+    """
+    keep, fit, _ = _stable(num_basis, widths, num_samples, ridge, tau, length, from_samples)
+    return keep.to(device, dtype), fit.to(device, dtype)
+
+
+@lru_cache(maxsize=4096)
+def ridge_used(
+    num_basis: int, widths: tuple[float, ...], num_samples: int, ridge: float, tau: float, length: int
+) -> float:
+    """λ, raised tenfold as often as the update needs it not to let an old signal grow, and to be solved at all.
+
+    The λ that is asked for is taken but for a few pairs of τ and L at which few new vectors leave functions of the
+    basis undetermined: what these do between the vectors is up to the regression, and the next update would take it
+    for the signal.
+    """
+    return _stable(num_basis, widths, num_samples, ridge, tau, length, False)[2]
+
+
+@lru_cache(maxsize=128)
+def growth(num_basis: int, widths: tuple[float, ...], num_samples: int, ridge: float, tau: float) -> float:
+    """By what factor an old signal grows with each update of many vectors at τ, in the long run.
+
+    It stays near or under 1 unless the samples are too few for the basis: what lies between them is then left to the
+    regression, which may answer with anything, and each update takes that answer for the signal.
     """
     basis = GaussianBasis(num_basis, widths)
-    samples = midpoints(num_samples)
-    old, new = basis.evaluate(tau * samples), basis.evaluate(midpoints(length, tau, 1.0))
-    if tau == 0:
-        old = torch.zeros_like(old)
-    gram = old.T @ old + new.T @ new + ridge * torch.eye(num_basis, dtype=torch.float64)
-    right = torch.cat([old.T if from_samples else old.T @ basis.evaluate(samples), new.T], dim=1)
-    keep, fit = torch.cholesky_solve(right, torch.linalg.cholesky(gram)).tensor_split([right.shape[1] - length], dim=1)
-    return keep.to(device, dtype), fit.to(device, dtype)
+    samples = basis.evaluate(midpoints(num_samples))
+    solved = _solve(*_equations(basis, num_samples, tau, 32), ridge)
+    return math.inf if solved is None else _spectral_radius(solved[0], samples)
+
+
+def _stable(
+    num_basis: int,
+    widths: tuple[float, ...],
+    num_samples: int,
+    ridge: float,
+    tau: float,
+    length: int,
+    from_samples: bool,
+) -> tuple[Tensor, Tensor, float]:
+    """A or P, G and the λ of one update; see ``refit_operators`` and ``ridge_used``."""
+    basis = GaussianBasis(num_basis, widths)
+    samples = basis.evaluate(midpoints(num_samples))
+    old, new = _equations(basis, num_samples, tau, length)
+    while True:
+        solved = _solve(old, new, ridge)
+        if solved is not None and _spectral_radius(solved[0], samples) <= GROWTH_ALLOWED:
+            keep, fit = solved
+            return keep if from_samples else keep @ samples, fit, ridge
+        ridge *= 10
+
+
+def _equations(basis: GaussianBasis, num_samples: int, tau: float, length: int) -> tuple[Tensor, Tensor]:
+    """The basis at the M places of the samples and at the L of the new vectors, (M, N) and (L, N)."""
+    old = basis.evaluate(tau * midpoints(num_samples))
+    return torch.zeros_like(old) if tau == 0 else old, basis.evaluate(midpoints(length, tau, 1.0))
+
+
+def _solve(old: Tensor, new: Tensor, ridge: float) -> Optional[tuple[Tensor, Tensor]]:
+    """P (N, M) and G (N, L); None where λ is too small for float64."""
+    gram = old.T @ old + new.T @ new
+    gram.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed):
+        return None
+    return torch.cholesky_solve(torch.cat([old, new]).T, factor).split([len(old), len(new)], dim=1)
+
+
+def _spectral_radius(keep: Tensor, samples: Tensor) -> float:
+    """The spectral radius of ``keep @ samples``, which an update multiplies the old coefficients with."""
+    vector = torch.randn(samples.shape[1], 2, dtype=keep.dtype, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for _ in range(24):
+        vector = keep @ (samples @ vector)
+        steps.append(float(vector.norm()))
+        if not 0 < steps[-1] < math.inf:
+            return steps[-1]
+        vector = vector / steps[-1]
+    return math.exp(sum(math.log(step) for step in steps[12:]) / 12)  # the first ones turn it to where it grows
 
 
 class OperatorCache:
@@ -108,21 +184,6 @@ class OperatorCache:
 
 
 OPERATORS = OperatorCache()
-
-
-@lru_cache(maxsize=128)
-def growth(num_basis: int, widths: tuple[float, ...], num_samples: int, ridge: float, tau: float) -> float:
-    """By what factor an old signal grows with each update at τ, in the long run: the spectral radius of A.
-
-    It stays near or under 1 unless the samples are too few for the basis: what lies between them is then left to the
-    regression, which may answer with anything, and each update takes that answer for the signal.
-    """
-    settings = (num_basis, widths, num_samples, ridge, tau)
-    power, _ = refit_operators(*settings, 32, False, torch.float64, torch.device("cpu"))
-    doublings = 7
-    for _ in range(doublings):
-        power = power @ power
-    return float(torch.linalg.matrix_norm(power)) ** (0.5**doublings)
 
 
 # ---- The update of a batch, opaque to torch.compile: which operators it takes depends on the rows' tokens

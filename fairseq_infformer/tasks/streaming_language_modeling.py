@@ -2,7 +2,6 @@
 
 import filecmp
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from fairseq.criterions import FairseqCriterion
-from fairseq.data import ConcatDataset, Dictionary, data_utils, iterators
-from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
+from fairseq.data import ConcatDataset, Dictionary, iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import FairseqLanguageModel
 from fairseq.optim import AMPOptimizer, FairseqOptimizer
@@ -22,6 +20,7 @@ from fairseq.utils import split_paths
 from omegaconf import II, MISSING
 from torch import Tensor
 
+from fairseq_infformer.data.binarised import load_dictionary, load_document_starts, load_lines, read_stats
 from fairseq_infformer.data.stream_iterator import Memory, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.errors import InputError
@@ -81,7 +80,7 @@ class StreamingLanguageModelingTask(FairseqTask):
             if not filecmp.cmp(paths[0], path, shallow=False):
                 raise InputError(f"{path} differs from {paths[0]}: data joined by ':' needs one dictionary")
             check_dictionary(path)
-        dictionary = Dictionary.load(str(paths[0]))
+        dictionary = load_dictionary(paths[0])
         logger.info(f"dictionary: {len(dictionary)} types")
         return cls(cfg, dictionary)
 
@@ -109,12 +108,12 @@ class StreamingLanguageModelingTask(FairseqTask):
         directory = Path(paths[(epoch - 1) % len(paths)])
         lines, documents, num_tokens = [], [], 0
         for name in names_of(split, directory) if combine else [split]:
-            part = data_utils.load_indexed_dataset(str(directory / name), self.dictionary)
+            part = load_lines(directory / name, self.dictionary) if name else None
             if part is None:
                 raise InputError(
                     f"there is no split {name!r} in {directory}; it has {', '.join(splits_in(directory)) or 'none'}"
                 )
-            self._check_types(part, directory / name)
+            check_count(directory, name, int(part.sizes.sum()))
             lines.append(part)
             documents.append(num_tokens + self._documents(directory / f"{name}.documents.npy", int(part.sizes.sum())))
             num_tokens += int(part.sizes.sum())
@@ -149,32 +148,10 @@ class StreamingLanguageModelingTask(FairseqTask):
             )
         return np.stack([starts, stops], axis=1)
 
-    def _check_types(self, part: Any, path: Path) -> None:
-        # Other formats than fairseq-preprocess's default are checked segment by segment, as they are read.
-        if isinstance(part, MMapIndexedDataset):
-            dtype = MMapIndexedDataset.Index(index_file_path(str(path))).dtype
-            largest = int(np.memmap(data_file_path(str(path)), dtype=dtype, mode="r").max(initial=0))
-            if largest >= len(self.dictionary):
-                raise InputError(
-                    f"{path}.bin holds token {largest}, dict.txt has {len(self.dictionary)} types: it belongs to "
-                    "another corpus; prepare the data again"
-                )
-
     def _documents(self, path: Path, num_tokens: int) -> np.ndarray:
         if self.cfg.document_boundaries == "ignore":
             return np.zeros(1, dtype=np.int64)
-        if not path.is_file():
-            raise InputError(
-                f"{path} does not exist: --document-boundaries reset needs data prepared with --documents; "
-                "give --document-boundaries ignore to read it as one text"
-            )
-        try:
-            starts = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"{path} does not hold the offsets of documents; prepare the data again") from error
-        if not (len(starts) and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
-            raise InputError(f"{path} does not fit the {num_tokens} tokens beside it; prepare the data again")
-        return starts
+        return load_document_starts(path, num_tokens)
 
     def get_batch_iterator(
         self,
@@ -288,8 +265,15 @@ def splits_in(directory: Path) -> list[str]:
 
 def check_dictionary(path: Path) -> None:
     """Compare dict.txt with what prepare.sh has noted beside it; InputError if the data was made with another."""
-    stats = path.parent / "stats.json"
-    if stats.is_file():
-        noted = json.loads(stats.read_text()).get("dictionary", {}).get("sha256")
-        if noted and noted != hashlib.sha256(path.read_bytes()).hexdigest():
-            raise InputError(f"{path} is not the dictionary that the data beside it was made with; prepare it again")
+    noted = read_stats(path.parent)["dictionary"].get("sha256")
+    if noted and noted != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise InputError(f"{path} is not the dictionary that the data beside it was made with; prepare it again")
+
+
+def check_count(directory: Path, split: str, num_tokens: int) -> None:
+    """Compare a split with what prepare.sh has noted beside it; InputError if it has another number of tokens."""
+    noted = read_stats(directory)["splits"].get(split, {}).get("tokens", num_tokens)
+    if noted != num_tokens:
+        raise InputError(
+            f"{directory / 'stats.json'} counts {noted} tokens of {split}, the data holds {num_tokens}: prepare again"
+        )

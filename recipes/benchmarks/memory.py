@@ -1,6 +1,6 @@
 """Speed and memory of the continuous memory, as ratios to plain code and to ordinary attention, in one run.
 
-  .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5] [--repeats 15] [--threads 2] [--out DIR]
+  .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5,6] [--repeats 15] [--threads 2] [--out DIR]
 
 Both sides of a ratio are measured in turn, and the ratio is the median of the pairs' ratios, so that what else the
 machine does falls on both; not evenly, though, where threads outnumber free cores, since all wait for the last one
@@ -14,6 +14,7 @@ row 3  write, against one projection of the new vectors
 row 4  training step of a 6-layer model, against the same model without a long-term memory (needs fairseq)
 row 5  a token when 1,000,000 have gone through the memory, against tokens 20,000 to 40,000: write and read, and what
        the process holds in memory
+row 6  an operator that is not in the cache, against 100 ms, which a write may wait for it now and then
 """
 
 import argparse
@@ -36,11 +37,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import paired, progress, resident, summary
+from measure import paired, progress, resident, seconds, summary
 from plain import PlainMemory, SoftmaxRead
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
-from fairseq_infformer.modules.refit import OPERATORS
+from fairseq_infformer.modules.refit import OPERATORS, refit_operators
 
 BATCH, LENGTH, BASIS, HEADS, DIM = 4, 512, 512, 6, 300  # T = L = N = M = 512
 WIDTHS, TAU = (0.01, 0.05), 0.75
@@ -54,6 +55,7 @@ TARGETS = {
     "4": (1.35, 1.25),
     "5 time": (1.05, None),
     "5 memory": (1.01, None),
+    "6": (1.0, None),
 }
 
 
@@ -79,7 +81,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="1,2,3,4,5", help="which rows, with commas between (default: all)")
+    parser.add_argument("--rows", default="1,2,3,4,5,6", help="which rows, with commas between (default: all)")
     parser.add_argument("--repeats", type=int, default=15, help="pairs of measurements (default: 15)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
     parser.add_argument("--compile", action="store_true", help="rows 1 and 2: put torch.compile on the read")
@@ -292,12 +294,25 @@ def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     yield "5 memory", summary([[grown, held]], "bytes")
 
 
+# ---- Row 6: a miss of the cache
+
+
+def new_operator(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    settings = BASIS, WIDTHS, LENGTH, 1.0, TAU, LENGTH, False, torch.float32, torch.device("cpu")
+    samples = []
+    for repeat in range(args.repeats):
+        progress(f"row 6: {repeat + 1}/{args.repeats}")
+        samples.append([seconds(lambda: refit_operators(*settings)), 0.1])
+    yield "6", summary(samples, "s")
+
+
 ROWS = {
     "1": write_and_read,
     "2": read_against_softmax,
     "3": write_against_projection,
     "4": training_step,
     "5": a_million_tokens,
+    "6": new_operator,
 }
 
 

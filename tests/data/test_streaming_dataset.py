@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from fairseq.data import Dictionary
 
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
+from fairseq_infformer.tasks.streaming_language_modeling import (
+    StreamingLanguageModelingConfig,
+    StreamingLanguageModelingTask,
+)
 
 EOS, PAD = 2, 1
 
@@ -38,6 +43,33 @@ def test_every_token_is_a_target_once(documents, num_shards, rows, tokens_per_sa
     data, tokens = dataset(tokens_per_sample, rows * num_shards, documents)
     targets = [b["target"][b["target"] != PAD] for r in range(num_shards) for b in batches(data, num_shards, r)]
     assert torch.cat(targets).sort().values.equal(tokens)
+
+
+def test_every_token_is_a_target_once_whatever_the_corpus_and_its_division():
+    """Through fairseq's own iterators, for random lines (empty ones too), documents, segments, rows and ranks."""
+    rng, tried = np.random.default_rng(0), 0
+    task = StreamingLanguageModelingTask(StreamingLanguageModelingConfig(data=""), Dictionary())
+    while tried < 200:
+        sizes = rng.integers(0, rng.integers(2, 40), size=rng.integers(1, 12))
+        total, shards = int(sizes.sum()), int(rng.integers(1, 4))
+        tokens = torch.arange(10, 10 + total)
+        starts = np.unique(np.append(0, rng.integers(0, max(1, total), size=rng.integers(0, 6))))
+        lines = TokenStream(tokens.split(sizes.tolist()), sizes)
+        if not total:
+            continue
+        data = StreamingDataset(lines, starts, int(rng.integers(1, 50)), EOS, PAD, 1000)
+        rows = int(rng.integers(1, 8))
+        if rows * shards > data.num_segments:
+            continue
+        streams: dict[tuple[int, int], list[int]] = {}
+        for shard in range(shards):
+            batches = task.get_batch_iterator(data, max_sentences=rows, num_shards=shards, shard_id=shard)
+            for batch in batches.next_epoch_itr(shuffle=False):
+                assert batch["ntokens"] == int((batch["target"] != PAD).sum())
+                for row, target in enumerate(batch["target"]):
+                    streams.setdefault((shard, row), []).extend(target[target != PAD].tolist())
+        assert [token for place in sorted(streams) for token in streams[place]] == tokens.tolist()
+        tried += 1
 
 
 @pytest.mark.parametrize("documents", DOCUMENTS)

@@ -6,61 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
+from small_model import TYPES, build, dictionary, run
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
-
-TYPES = 40
-
-
-def dictionary(prefix: str = "w") -> Dictionary:
-    words = Dictionary()
-    for number in range(TYPES - len(words)):
-        words.add_symbol(f"{prefix}{number}")
-    return words
-
-
-def build(seed: int = 0, prefix: str = "w", **settings) -> InfiniteFormerLM:
-    torch.manual_seed(seed)
-    defaults = {
-        "decoder_embed_dim": 16,
-        "decoder_ffn_embed_dim": 32,
-        "decoder_layers": 2,
-        "decoder_attention_heads": 2,
-        "dropout": 0.0,
-        "stm_length": 3,
-        "ltm_basis": 8,
-        "ltm_widths": "0.1,0.2",
-        "ltm_samples": 16,
-    }
-    cfg = InfiniteFormerConfig(**(defaults | settings))
-    model = InfiniteFormerLM.build_model(cfg, SimpleNamespace(source_dictionary=dictionary(prefix)))
-    with torch.no_grad():  # the memory's projections start at zero or too small for a leak to show
-        for name, parameter in model.named_parameters():
-            if "mean_proj" in name or "variance_proj" in name:
-                parameter.mul_(20)
-            elif "long_term_memory.attention.out_proj" in name:
-                torch.nn.init.xavier_uniform_(parameter)
-    return model.eval()
-
-
-def run(model, tokens, segment_length, reset=None, lengths=None):
-    """Logits of a text read in segments. ``reset`` and ``lengths``: by segment number, then row."""
-    out = []
-    for number, segment in enumerate(tokens.split(segment_length, dim=1)):
-        rows, width = segment.shape
-        first = np.full(rows, number == 0)
-        out.append(
-            model(
-                segment,
-                segment=number,
-                lengths=np.array((lengths or {}).get(number, [width] * rows)),
-                reset=first | np.array((reset or {}).get(number, [False] * rows)),
-            )[0]
-        )
-    return torch.cat(out, dim=1)
 
 
 @pytest.fixture
@@ -252,29 +201,6 @@ def test_half_precision_keeps_the_memory_in_float32(tokens):
     logits = run(model, tokens, 4)
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
     assert model.decoder.slots[False].after[0].long_term.coefficients.dtype == torch.float32
-
-
-MISTAKES = [
-    ({"stm_length": -1}, "--stm-length must be 0 or more, got -1"),
-    ({"ltm_basis": 7}, "num_basis must be a positive multiple of the number of widths"),
-    ({"ltm_widths": "0.1,x"}, "--ltm-widths takes numbers"),
-    ({"ltm_widths": "0.1,-0.2"}, "widths must be one or more positive numbers"),
-    ({"ltm_layers": "0,2"}, "--ltm-layers must lie in 0..1, got 0,2"),
-    ({"ltm_tau": 1.0, "ltm_contraction": "fixed"}, "tau must lie inside"),
-    ({"ltm_density": "gauss"}, "unknown density 'gauss'; choose one of gaussian, .*truncated-gaussian"),
-    ({"decoder_attention_heads": 3}, "embed_dim must be a multiple of num_heads, got 16 and 3"),
-    ({"position_encoding": "rope", "decoder_attention_heads": 16}, "must be even, got 16 / 16"),
-    ({"adaptive_input": True}, "--adaptive-input needs --adaptive-input-cutoff"),
-    ({"adaptive_softmax_cutoff": "10,50"}, "must rise and stay below the 40 types"),
-    ({"adaptive_softmax_cutoff": "20,10"}, "must rise and stay below the 40 types"),
-]
-
-
-@pytest.mark.parametrize(("settings", "message"), MISTAKES)
-def test_a_setting_that_cannot_be_is_named(settings, message):
-    with pytest.raises(InputError, match=message) as error:
-        build(**settings)
-    assert "\n" not in str(error.value)
 
 
 def test_a_batch_without_stream_information_is_refused(tokens):

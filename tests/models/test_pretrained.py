@@ -17,7 +17,8 @@ from command_line import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
-from test_infinite_former_lm import TYPES, VARIANTS, build, dictionary, run
+from small_model import TYPES, build, dictionary, run
+from test_infinite_former_lm import VARIANTS
 
 from fairseq_infformer import __version__
 from fairseq_infformer.cli import evaluate, export
@@ -203,7 +204,10 @@ DAMAGES = {
     "unknown setting": (of_config(lambda c: c["model"].update(mystery=1)), "has the setting 'mystery', which this"),
     "wrong type": (of_config(lambda c: c["model"].update(decoder_layers="2")), "decoder_layers = '2', which is not"),
     "wrong choice": (of_config(lambda c: c["model"].update(position_encoding="sine")), "position_encoding = 'sine'"),
-    "no width": (of_config(lambda c: c["model"].update(decoder_ffn_embed_dim=-1)), "no model can be built"),
+    "no width": (
+        of_config(lambda c: c["model"].update(decoder_ffn_embed_dim=-1)),
+        "--decoder-ffn-embed-dim must be 1 or more, got -1",
+    ),
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors is damaged"),
     "half the weights, noted": (renoted("model.safetensors", truncate), "cannot be read as safetensors"),
     "a tensor less": (renoted("model.safetensors", without("decoder.final_norm.bias")), "decoder.final_norm.bias of"),
@@ -248,9 +252,9 @@ def test_what_does_not_fit_is_not_exported(data, tmp_path):
     refused("is not the one that the checkpoint was trained with", path=other)
     refused("with --task language_modeling", path=changed(lambda s: s["cfg"]["task"].update(_name="language_modeling")))
     refused("holds --arch lstm_lm, not an", path=changed(lambda s: s["cfg"].update(model={"_name": "lstm_lm"})))
-    refused("has no settings or no model", path=changed(lambda s: s.update(model=None)))
-    refused("has no settings or no model", path=changed(lambda s: s.update(cfg=None)))
-    refused("do not fit the settings", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
+    refused("holds no model with its settings", path=changed(lambda s: s.update(model=None)))
+    refused("holds no model with its settings", path=changed(lambda s: s.update(cfg=None)))
+    refused("is of another model", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
     refused("tokens_per_sample = 'x', which", path=changed(lambda s: s["cfg"]["task"].update(tokens_per_sample="x")))
     refused("stm_length = '.*HOME}'", path=changed(lambda s: s["cfg"]["model"].update(stm_length="${oc.env:HOME}")))
     (data / "dict.txt").unlink()

@@ -514,35 +514,6 @@ def test_bad_settings_are_named(arguments, message):
         ContinuousMemory(BASES[0], **arguments)
 
 
-def write(x: tuple[int, ...] = (2, 5, DIM), sampling: str = "uniform", **arguments) -> None:
-    memory = ContinuousMemory(BASES[0], 10, sampling=sampling)
-    memory.write(memory.initial_state(2, DIM), torch.zeros(x), **arguments)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"x": (3, 5, DIM)}, r"x must be \(2, length, 3\).* got \(3, 5, 3\)"),
-        ({"x": (2, 5, 4)}, r"x must be \(2, length, 3\).* got \(2, 5, 4\)"),
-        ({"x": (2, DIM)}, r"x must be \(2, length, 3\).* got \(2, 3\)"),
-        ({"lengths": [6, 5]}, r"lengths must lie in 0..5.* got \[6, 5\]"),
-        ({"lengths": [-1, 5]}, r"lengths must lie in 0..5.* got \[-1, 5\]"),
-        ({"lengths": [5]}, r"lengths must be \(2,\), one a row, got \(1,\)"),
-        ({"lengths": [[5, 5]]}, r"lengths must be \(2,\), one a row, got \(1, 2\)"),
-        ({"density": looked_at(3), "sampling": "sticky"}, r"density must be \(2, heads, queries\), got \(3, 2, 4\)"),
-        (
-            {"density": looked_at(2), "queries": [1], "sampling": "sticky"},
-            r"queries must be \(2,\), one a row, got \(1,",
-        ),
-        ({"reset": [True]}, r"reset must be \(2,\), one a row, got \(1,\)"),
-    ],
-)
-def test_arguments_that_do_not_fit_the_state_are_named(arguments, message):
-    write()  # the rest of the arguments is right
-    with pytest.raises(ValueError, match=message):
-        write(**arguments)
-
-
 def test_a_state_of_another_basis_is_refused():
     with pytest.raises(ValueError, match="state has 7 coefficients a channel, the basis 12"):
         ContinuousMemory(BASES[0]).write(empty(ContinuousMemory(BASES[1]), 2), vectors(2, 5))

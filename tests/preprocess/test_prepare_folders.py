@@ -1,16 +1,22 @@
 """What prepare.sh reads and what it leaves: found splits, refusals in one line, all or nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fairseq.data import Dictionary
 from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
 from fairseq_infformer.cli.stages import Workplace
-from fairseq_infformer.data import vocabulary
+from fairseq_infformer.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,30 +42,6 @@ def test_a_split_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
         (tmp_path / "raw" / file.name).symlink_to(file)
     run(tmp_path / "raw", tmp_path / "out")
     assert (elsewhere / "train.txt").read_text() == TRAIN
-
-
-@pytest.mark.parametrize(
-    ("splits", "match"),
-    [
-        ({"input": "a"}, "no train split, only input.txt; cut the text"),
-        ({"train": "a"}, "no valid split"),
-        ({"train": "a", "valid": "b", "more-train": "c"}, "2 candidates for train: more-train.txt, train.txt"),
-        ({"train-test": "a", "valid": "b"}, "could be two splits"),
-        ({"train": "", "valid": "b"}, "train.txt has no text"),
-        ({"train": "a", "valid": " \n\n"}, "valid.txt has no text"),
-        ({"train": "a", "valid": "a", "test": ""}, "test.txt has no text"),
-        ({"train": {"sub/a": "a"}, "valid": "b"}, "sub is not a file"),
-        ({"train": {".hidden": "a"}, "valid": "b"}, "is an empty folder"),
-        (
-            {"train": b"one\ntwo\ncaf\xe9\n", "valid": "b"},
-            "train.txt is not UTF-8: byte 0xe9 at offset 11;",
-        ),
-        ({"train": "one\n".encode("utf-16"), "valid": "b"}, "is not UTF-8: byte 0xff at offset 0"),
-    ],
-)
-def test_raw_text_that_is_refused(tmp_path: Path, splits: dict, match: str) -> None:
-    refused(match, write(tmp_path / "raw", **splits), tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
 # ---- the destination ------------------------------------------------------------------------------------------------
@@ -118,48 +100,137 @@ def test_stages(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["at-once", "out", "raw"]
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize(
-    ("owner", "name", "call"),
-    [
-        (prepare, "write_text", 1),
-        (vocabulary, "word_dictionary", 1),
-        (vocabulary, "binarize", 2),
-        (Workplace, "publish", 1),
-        (Workplace, "clear", 2),
-    ],
-)
-def test_a_killed_run_leaves_all_or_nothing(
-    tmp_path: Path, owner: object, name: str, call: int, overwrite: bool
-) -> None:
-    raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID, test=VALID), tmp_path / "out"
-    if overwrite:
-        run(raw, out, "--vocab-size", 8)
-        old = {file.name: file.read_bytes() for file in out.iterdir()}
-    run(raw, tmp_path / "whole")
-    whole = {file.name: file.read_bytes() for file in (tmp_path / "whole").iterdir()}
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
+
+def start(work: Callable[[], object]) -> int:
+    """Run ``work`` in a forked process, whose exit code is 1 if it failed; its number."""
     child = os.fork()
     if not child:
-        original, calls = getattr(owner, name), []
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
 
-        def killed(*args: object, **kwargs: object) -> object:
-            calls.append(name)
-            if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
 
-        setattr(owner, name, killed)
-        run(raw, out, *(["--overwrite"] if overwrite else []))
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert (tmp_path / "out.partial").exists()
-    if out.exists():
-        left = {file.name: file.read_bytes() for file in out.iterdir()}
-        assert left == whole or (overwrite and left == old)
-    run(raw, out, *(["--overwrite"] if overwrite else []))
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw", "whole"]
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(params=[False, True], ids=["new", "overwrite"])
+def place(request, tmp_path: Path) -> tuple[Path, Path, list[str], list[dict[str, bytes]]]:
+    """A raw folder, a DEST, options, and what DEST may hold: what it held before, if anything, and what it shall."""
+    raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID, test=VALID), tmp_path / "out"
+    run(raw, tmp_path / "whole")
+    allowed = [files(tmp_path / "whole")]
+    if request.param:
+        run(raw, out, "--vocab-size", 8)
+        allowed.append(files(out))
+    return raw, out, ["--overwrite"] if request.param else [], allowed
+
+
+# What changes the disk; a run calls these some thirty times.
+STEPS = [
+    (Path, "mkdir"),
+    (Path, "rename"),
+    (Path, "write_text"),
+    (shutil, "rmtree"),
+    (np, "save"),
+    (Dictionary, "save"),
+]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_run_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.Signals) -> None:
+    """Each run finds what the one before has left, and is stopped one step later."""
+    raw, out, options, allowed = place
+
+    def stopped(step: int) -> None:
+        left = [step]
+        for owner, name in STEPS:
+            original = getattr(owner, name)
+
+            def counted(*args: object, original: Callable = original, **kwargs: object) -> object:
+                left[0] -= 1
+                if not left[0]:
+                    signal.raise_signal(number)
+                return original(*args, **kwargs)
+
+            setattr(owner, name, counted)
+        run(raw, out, *options)
+
+    for step in range(1, 100):
+        code = ended(start(lambda step=step: stopped(step)))
+        if out.exists():
+            assert files(out) in allowed, step
+        if code == 0:
+            break
+        assert code == (1 if number is signal.SIGINT else -number)
+    assert step > 15
+    run(raw, out, *options)
+    assert files(out) == allowed[0]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "raw", "whole"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_killed_at_any_moment_leaves_all_or_nothing(place, workers: int) -> None:
+    raw, out, options, allowed = place
+    began = time.monotonic()
+    assert ended(start(lambda: run(raw, out.with_name("other"), "--workers", workers))) == 0
+    whole_time = time.monotonic() - began
+    shutil.rmtree(out.with_name("other"))
+    killed = 0
+    for moment in np.random.default_rng(0).uniform(0, whole_time, 20):
+        child = start(lambda: run(raw, out, "--workers", workers, *options))
+        time.sleep(moment)
+        os.kill(child, signal.SIGKILL)
+        killed += ended(child) != 0
+        if out.exists():
+            assert files(out) in allowed
+            if files(out) == allowed[0]:
+                shutil.rmtree(out)
+    assert killed >= 5
+    wait_for_its_workers(out)
+    run(raw, out, *options)
+    assert files(out) == allowed[0]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "raw", "whole"]
+
+
+def wait_for_its_workers(out: Path) -> None:
+    """Processes that a killed run had started hold its folder until they notice."""
+    for _ in range(100):
+        try:
+            with Workplace(out, prepare.STAGES).opened():
+                return
+        except InputError:
+            time.sleep(0.1)
+    raise AssertionError("the folder of a killed run stays locked")
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "write_vocabulary", interrupted)
+    refused("interrupted; the same call takes up", write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["text"]
+
+
+def test_a_full_disk_is_named_and_cleared(tmp_path: Path) -> None:
+    """No file may grow beyond 1024 bytes, which says the same as a disk that is full."""
+    raw = write(tmp_path / "raw", train="a b c d\n" * 1000, valid=VALID)
+    command = f"ulimit -f 1; exec preprocess/prepare.sh --raw {raw} --dest {tmp_path / 'out'} --level word"
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "File too large; see that" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out.partial/*.tmp"))
+    run(raw, tmp_path / "out")
 
 
 def test_two_runs_for_one_folder_do_not_meet(tmp_path: Path) -> None:
@@ -172,24 +243,6 @@ def test_two_runs_for_one_folder_do_not_meet(tmp_path: Path) -> None:
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("level", "options", "match"),
-    [
-        ("word", ("--vocab-size", 4), "no room"),
-        ("word", ("--workers", 0), "at least 1"),
-        ("word", ("--stage", 3, "--stop-stage", 2), "no range of stages"),
-        ("word", ("--model-type", "bpe"), "means nothing with --level word"),
-        ("word", ("--sentencepiece-model", "x"), "means nothing with --level word"),
-        ("word", ("--dict", "x", "--vocab-size", 9), "is for a new vocabulary"),
-        ("word", ("--dict", "x"), "--dict x cannot be read as a fairseq dictionary"),
-        ("sentencepiece", ("--dict", "x"), "give --sentencepiece-model too"),
-        ("sentencepiece", ("--sentencepiece-model", "x"), "cannot be read as one"),
-    ],
-)
-def test_arguments_that_are_refused(tmp_path: Path, level: str, options: tuple, match: str) -> None:
-    refused(match, write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out", *options, level=level)
 
 
 def test_the_shell_command(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""The ∞-former's decoder: layers over a segment, and their memory from one segment to the next."""
+
+import logging
+import zlib
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import FairseqDecoder
+from fairseq.modules import AdaptiveSoftmax
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.modules.decoder_layer import InfiniteFormerLayer, LayerState
+
+from .configuration import InfiniteFormerConfig, bands
+from .memory_slot import MemorySlot, next_slot
+
+logger = logging.getLogger(__name__)
+
+
+class InfiniteFormerDecoder(FairseqDecoder):
+    """Embeds a segment, passes it through the layers, and keeps their memory for the next one.
+
+    The memory of training and that of evaluation are kept apart. They are committed once per segment: a forward
+    pass that comes with the number of the segment it has just seen, or of the first one of the update, starts from
+    the memory before it.
+    """
+
+    def __init__(
+        self,
+        cfg: InfiniteFormerConfig,
+        dictionary: Dictionary,
+        embed_tokens: nn.Module,
+        layers: list[InfiniteFormerLayer],
+    ) -> None:
+        super().__init__(dictionary)
+        self.cfg = cfg
+        self.embed_tokens = embed_tokens
+        self.embed_scale = 1.0 if cfg.adaptive_input else cfg.decoder_embed_dim**0.5
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = nn.LayerNorm(cfg.decoder_embed_dim)
+        self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
+        self.output_projection: Optional[nn.Linear] = None
+        if cfg.adaptive_softmax_cutoff is not None:
+            tied = cfg.adaptive_input and not cfg.untie_embeddings
+            self.adaptive_softmax = AdaptiveSoftmax(
+                len(dictionary),
+                cfg.decoder_embed_dim,
+                bands(
+                    *(cfg.adaptive_softmax_cutoff, len(dictionary), "--adaptive-softmax-cutoff"),
+                    *(cfg.decoder_embed_dim, cfg.adaptive_softmax_factor),
+                ),
+                cfg.adaptive_softmax_dropout,
+                cfg.adaptive_softmax_factor,
+                embed_tokens if tied else None,
+                tie_proj=tied,
+            )
+        else:
+            self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
+            if cfg.untie_embeddings:
+                nn.init.normal_(self.output_projection.weight, std=cfg.decoder_embed_dim**-0.5)
+            else:
+                self.output_projection.weight = embed_tokens.weight
+        self.slots: dict[bool, MemorySlot] = {}  # by self.training
+        self.num_updates: Optional[int] = None
+        # A checkpoint used with another dictionary of the same size would be scored without a word.
+        self.register_buffer("dictionary_checksum", torch.tensor(dictionary_checksum(dictionary), dtype=torch.int64))
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        segment: Optional[int] = None,
+        lengths: Optional[np.ndarray] = None,
+        reset: Optional[np.ndarray] = None,
+        **unused: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Score one segment of each stream.
+
+        Args:
+            src_tokens: (B, T). src_lengths: not used.
+            segment: the segment's number in its stream; the memory goes on from the segment before.
+            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left; None: all.
+            reset: (B,) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
+
+        Returns:
+            logits (B, T, V), or features (B, T, C) under the adaptive softmax, and a dict: ``attn`` (None) and
+            ``looks``, what each layer's long-term memory says of its read.
+        """
+        if segment is None:
+            raise InputError(
+                "the batch carries no stream information, so its memory cannot be right: give "
+                "--task streaming_language_modeling"
+            )
+        rows, width = src_tokens.shape
+        lengths = np.full(rows, width) if lengths is None else lengths
+        reset = np.full(rows, segment == 0) if reset is None else reset
+        features, looks = self.extract_features(src_tokens, segment, lengths, reset)
+        if self.output_projection is not None:
+            features = self.output_projection(features)
+        return features, {"attn": None, "looks": looks}
+
+    def extract_features(
+        self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray
+    ) -> tuple[Tensor, list[Any]]:
+        """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
+        in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
+        x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
+        before = self._memory_before(segment, empty, x)
+        x, looks, after = self._through_layers(x, in_row, empty, before)
+        after = tree_map_only(Tensor, torch.detach, after)
+        update = self.num_updates if self.training else None
+        self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
+        return self.final_norm(x), looks
+
+    def _through_layers(
+        self, x: Tensor, in_row: Tensor, empty: Tensor, before: tuple[LayerState, ...]
+    ) -> tuple[Tensor, list[Any], tuple[LayerState, ...]]:
+        after, looks = [], []
+        for layer, state in zip(self.layers, before):
+            state = self._ablate(layer.advance(state, empty))
+            if self.cfg.checkpoint_activations and torch.is_grad_enabled():
+                x, state = checkpoint(layer, x, in_row, state, use_reentrant=False)
+            else:
+                x, state = layer(x, in_row, state)
+            looks += [state.looked] if state.looked is not None else []
+            after.append(state)
+        return x, looks, tuple(after)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.cfg.adaptive_input:  # DDP waits for the gradients of a band, whether the batch has a word of it or not
+            x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
+        return x
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """fairseq tells before every forward pass of training which update the segment belongs to."""
+        self.num_updates = num_updates
+
+    def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
+        slot = self.slots.get(self.training)
+        if slot is None or bool(reset.all()):
+            if not bool(reset.all()):
+                logger.warning(f"nothing is remembered of the text before segment {segment}: the memory starts empty")
+            return tuple(layer.initial_state(x) for layer in self.layers)
+        states = slot.start_of(segment)
+        if states is None:
+            logger.warning(
+                f"the memory ends with segment {slot.segment} and the batch is segment {segment}: what lies between "
+                "was not read, so the memory starts empty"
+            )
+            return tuple(layer.initial_state(x) for layer in self.layers)
+        rows = states[0].recent.hidden.shape[0]
+        if rows != x.shape[0]:
+            raise InputError(
+                f"the memory has {rows} rows and the batch {x.shape[0]}: a stream cannot go on with another batch size"
+            )
+        return states
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """What training remembers after its last segment: tensors by name, their first axis the rows of the batch."""
+        slot = self.slots.get(True)
+        places = [] if slot is None else tree_flatten_with_path(slot.after)[0]
+        return {keystr(path): value for path, value in places if value is not None}
+
+    @torch.no_grad()
+    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
+        """Let training go on from what ``memory_state`` returned; InputError if another kind of model wrote it."""
+        x = self.final_norm.weight.new_zeros(1, 1, self.cfg.decoder_embed_dim)
+        one, new = torch.ones(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+        # A segment of one place shows how the states are built, whatever memory the layers have.
+        *_, like = self._through_layers(x, one, new, tuple(layer.initial_state(x) for layer in self.layers))
+        places, structure = tree_flatten_with_path(like)
+        known = {keystr(path) for path, value in places if value is not None}
+        if known != set(memory):
+            raise InputError(
+                f"checkpoint and model differ in what they remember ({', '.join(sorted(known ^ set(memory)))}): resume "
+                "with the settings of the run that wrote it, or give --reset-dataloader to begin the text anew"
+            )
+        leaves = [None if value is None else memory[keystr(path)].to(value) for path, value in places]
+        after = tree_unflatten(leaves, structure)
+        self.slots[True] = MemorySlot(None, after)
+
+    def _ablate(self, state: LayerState) -> LayerState:
+        if self.cfg.ltm_ablation == "zero":
+            return state._replace(long_term=None)
+        if self.cfg.ltm_ablation == "swap" and state.long_term is not None:
+            rows = state.recent.hidden.shape[0]
+            if rows == 1:
+                raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
+            return state._replace(long_term=state.long_term.reorder(torch.arange(rows).roll(1)))
+        return state
+
+    def max_positions(self) -> int:
+        """A segment may have any length: positions are relative."""
+        return 2**31 - 1
+
+
+def dictionary_checksum(dictionary: Dictionary) -> int:
+    """A number that differs for dictionaries with other words, or the same in another order."""
+    return zlib.crc32("\n".join(dictionary.symbols).encode())

@@ -1,0 +1,128 @@
+"""Settings under which the regression is all but singular: what is written, read and learned stays finite."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairseq_infformer.modules import DENSITIES, ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
+from fairseq_infformer.modules.refit import LEAST_RIDGE, refit_operators, ridge_used
+
+DIM = 4
+WIDTHS = [(1e-6,), (0.01, 0.05), (0.05,), (1.0,), (1e6,), (1e-3, 100.0)]
+# Segments of fewer vectors than functions and of more, of one and of none.
+LENGTHS = [5, 0, 40, 130, *[3] * 5, 1, 2]
+# M, from fewer samples than functions to many more, sampling and contraction.
+MEMORIES = [
+    (8, "uniform", "fixed"),
+    (32, "sticky", "proportional"),
+    (200, "sticky-quantile", "fixed"),
+    (200, "uniform", "proportional"),
+]
+
+
+def vectors(batch: int, length: int, seed: int) -> Tensor:
+    return torch.randn(batch, length, DIM, generator=torch.Generator().manual_seed(seed))
+
+
+def stream_is_finite(memory: ContinuousMemory, density: str) -> None:
+    """Write and read ``LENGTHS`` in float32, as a model does; the second row gets one vector less."""
+    torch.manual_seed(0)
+    attention = ContinuousAttention(DIM, 2, memory.basis, density, min(0.5, *memory.basis.widths))
+    torch.nn.init.xavier_uniform_(attention.out_proj.weight)
+    state, looked = memory.initial_state(2, DIM), None
+    for number, length in enumerate(LENGTHS):
+        x, query = vectors(2, length, number).requires_grad_(), vectors(2, 6, 100 + number).requires_grad_()
+        before = ContinuousState(state.coefficients.requires_grad_(), state.num_tokens)
+        state = memory.write(before, x, lengths=[length, max(0, length - 1)], density=looked)
+        context, looked = attention(query, state.coefficients)
+        assert state.coefficients.isfinite().all()
+        assert context.isfinite().all()
+        assert looked.mean.isfinite().all() and looked.variance.isfinite().all()
+        wanted = [x, query, before.coefficients, *attention.parameters()]
+        loss = context.square().mean() + looked.variance.mean() + looked.mean.mean()
+        for gradient in torch.autograd.grad(loss, wanted):
+            assert gradient.isfinite().all()
+        state, looked = state.detach(), type(looked)(looked.mean.detach(), looked.variance.detach())
+
+
+@pytest.mark.parametrize("density", sorted(DENSITIES))
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_states_outputs_and_gradients_stay_finite(widths, density):
+    """N = 32 functions, under the λ of the paper and the least."""
+    accepted = 0
+    for num_samples, sampling, contraction in MEMORIES:
+        for ridge in (1.0, LEAST_RIDGE):
+            basis = GaussianBasis(32, widths)
+            try:
+                memory = ContinuousMemory(basis, num_samples, ridge, contraction, sampling=sampling)
+            except ValueError as error:
+                assert "samples are too few" in str(error)
+                continue
+            stream_is_finite(memory, density)
+            accepted += 1
+    assert accepted >= 4, "more is refused than tested"
+
+
+UNSTABLE = [
+    (64, (0.01, 0.05), 64, 1.0, 0.9, 3),
+    (64, (0.01, 0.05), 512, 1e-4, 0.75, 2),
+    (256, (0.05,), 512, 1e-8, 0.5, 8),
+]
+
+
+def largest_eigenvalue(settings: tuple, ridge: float) -> float:
+    """Of A, by its definition: least squares for the signals that each old coefficient alone makes."""
+    num_basis, widths, num_samples, _, tau, length = settings
+    basis = GaussianBasis(num_basis, widths)
+    even = (torch.arange(num_samples, dtype=torch.float64) + 0.5) / num_samples
+    new = tau + (1 - tau) * (torch.arange(length, dtype=torch.float64) + 0.5) / length
+    design = torch.cat([basis.evaluate(tau * even), basis.evaluate(new)])
+    targets = torch.cat([basis.evaluate(even), torch.zeros(length, num_basis, dtype=torch.float64)])
+    penalty = ridge**0.5 * torch.eye(num_basis, dtype=torch.float64)
+    update = torch.linalg.lstsq(torch.cat([design, penalty]), torch.cat([targets, torch.zeros_like(penalty)])).solution
+    return float(torch.linalg.eigvals(update).abs().max())
+
+
+@pytest.mark.parametrize("settings", UNSTABLE, ids=str)
+def test_an_update_under_which_the_memory_would_grow_takes_a_larger_ridge(settings):
+    asked, taken = settings[3], ridge_used(*settings)
+    assert taken > asked
+    assert largest_eigenvalue(settings, asked) > 1.5
+    assert largest_eigenvalue(settings, taken) < 1.2
+    assert largest_eigenvalue(settings, taken / 10) > 1.05, "no larger than it must be"
+
+
+@pytest.mark.parametrize("length", [16, 64, 512])
+@pytest.mark.parametrize("tau", [0.5, 0.75, 0.9, 0.99])
+@pytest.mark.parametrize("num_basis", [64, 150])
+def test_the_ridge_is_the_one_asked_for_where_nothing_grows(num_basis, tau, length):
+    assert ridge_used(num_basis, (0.01, 0.05), num_basis, 1.0, tau, length) == 1.0
+
+
+def test_short_segments_do_not_blow_a_memory_up():
+    """With the λ that is asked for, what three new vectors leave undetermined grows fourfold with every update."""
+    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, tau=0.9)
+    state, largest = memory.initial_state(1, DIM), []
+    for number in range(300):
+        state = memory.write(state, vectors(1, 3, number))
+        largest.append(float(state.coefficients.abs().max()))
+    assert max(largest[100:]) < 3 * max(largest[:30])
+
+
+def test_operators_of_the_least_ridge_are_exact_enough():
+    """G X of the first write against least squares, which never forms the normal equations."""
+    basis = GaussianBasis(32, (0.05, 0.2))
+    settings = (32, basis.widths, 64, LEAST_RIDGE, 0.0, 20)
+    _, fit = refit_operators(*settings, False, torch.float64, torch.device("cpu"))
+    x = vectors(1, 20, 0)[0].double()
+    places = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
+    design = torch.cat([basis.evaluate(places), LEAST_RIDGE**0.5 * torch.eye(32, dtype=torch.float64)])
+    exact = torch.linalg.lstsq(design, torch.cat([x, torch.zeros(32, DIM, dtype=torch.float64)])).solution
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    torch.testing.assert_close(basis.evaluate(t) @ fit @ x, basis.evaluate(t) @ exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [1e-9, 1e-300])
+def test_a_ridge_next_to_nothing_is_refused(ridge):
+    with pytest.raises(ValueError, match=f"ridge must be at least 1e-08, got {ridge}"):
+        ContinuousMemory(GaussianBasis(32, (0.05,)), 64, ridge)

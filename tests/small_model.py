@@ -1,0 +1,59 @@
+"""A model small enough to run hundreds of times, in whose logits every leak would show."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
+
+TYPES = 40
+
+
+def dictionary(prefix: str = "w") -> Dictionary:
+    words = Dictionary()
+    for number in range(TYPES - len(words)):
+        words.add_symbol(f"{prefix}{number}")
+    return words
+
+
+def build(seed: int = 0, prefix: str = "w", **settings) -> InfiniteFormerLM:
+    torch.manual_seed(seed)
+    defaults = {
+        "decoder_embed_dim": 16,
+        "decoder_ffn_embed_dim": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "dropout": 0.0,
+        "stm_length": 3,
+        "ltm_basis": 8,
+        "ltm_widths": "0.1,0.2",
+        "ltm_samples": 16,
+    }
+    cfg = InfiniteFormerConfig(**(defaults | settings))
+    model = InfiniteFormerLM.build_model(cfg, SimpleNamespace(source_dictionary=dictionary(prefix)))
+    with torch.no_grad():  # the memory's projections start at zero or too small for a leak to show
+        for name, parameter in model.named_parameters():
+            if "mean_proj" in name or "variance_proj" in name:
+                parameter.mul_(20)
+            elif "long_term_memory.attention.out_proj" in name:
+                torch.nn.init.xavier_uniform_(parameter)
+    return model.eval()
+
+
+def run(model, tokens, segment_length, reset=None, lengths=None):
+    """Logits of a text read in segments. ``reset`` and ``lengths``: by segment number, then row."""
+    out = []
+    for number, segment in enumerate(tokens.split(segment_length, dim=1)):
+        rows, width = segment.shape
+        first = np.full(rows, number == 0)
+        out.append(
+            model(
+                segment,
+                segment=number,
+                lengths=np.array((lengths or {}).get(number, [width] * rows)),
+                reset=first | np.array((reset or {}).get(number, [False] * rows)),
+            )[0]
+        )
+    return torch.cat(out, dim=1)

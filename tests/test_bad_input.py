@@ -1,0 +1,257 @@
+"""Wrong input: the one line that names it, before any work, and a disk on which nothing has changed."""
+
+import hashlib
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import BIN, TASK, TINY, one_error, run, run_here
+from fairseq.trainer import Trainer
+from fairseq_cli import eval_lm, train
+from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, SCORING, TRAINING, Wrong
+
+from fairseq_infformer.cli import evaluate, prepare
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, GaussianBasis
+from fairseq_infformer.modules.density import GaussianDensity
+
+STREAMS = ["--tokens-per-sample", 16, "--batch-size", 4, "--num-workers", 0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(documents, tmp_path_factory) -> bytes:
+    """A checkpoint after two updates."""
+    save = tmp_path_factory.mktemp("checkpoint")
+    code, text = train_here(documents, save, "--max-update", 2)
+    assert code == 0, text
+    return (save / "checkpoint_last.pt").read_bytes()
+
+
+def with_flags(command: list, flags: tuple | list) -> list:
+    """A command with other flags; a value of None takes the flag out."""
+    flags = list(flags)
+    while None in flags:
+        place = flags.index(None)
+        name = flags[place - 1]
+        command = command[: command.index(name)] + command[command.index(name) + 2 :]
+        del flags[place - 1 : place + 1]
+    return [*command, *flags]
+
+
+def train_here(data: Path, save: Path, *flags: object) -> tuple[int, str]:
+    command = [data, *TASK, *TINY, *STREAMS, "--save-dir", save]
+    return run_here(train.cli_main, *with_flags(command, flags))
+
+
+def contents(*folders: Path) -> dict[str, str]:
+    """Every file below some folders, with its checksum."""
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def refused(row: Wrong, command: Callable[[Path, Path], tuple[int, str]], documents: Path, good: bytes, folder: Path):
+    """Run a command on what the row describes, and hold it to the row."""
+    data = documents
+    if row.data:
+        data = shutil.copytree(documents, folder / "data")
+        for name, new in DATA[row.data].items():
+            old = (data / name).read_bytes()
+            (data / name).unlink()
+            if new is not None:
+                (data / name).write_bytes(new if isinstance(new, bytes) else new(old))
+    (folder / "notes.txt").write_text("of the user's\n")
+    save = folder / row.save
+    if row.checkpoint:
+        save.mkdir()
+        (save / "checkpoint_last.pt").write_bytes(CHECKPOINTS[row.checkpoint](good))
+        (save / "dummy").write_text("of the user's too\n")
+    before = contents(folder, data)
+    code, text = command(data, save)
+    assert code != 0
+    assert re.search(row.message, one_error(text)), text[-2000:]
+    assert contents(folder, data) == before
+
+
+def describe(row: Wrong) -> str:
+    return " ".join(map(str, (*row.flags, row.data, row.checkpoint and f"{row.checkpoint} checkpoint", row.save[4:])))
+
+
+@pytest.fixture
+def no_work(monkeypatch) -> None:
+    """Fail where a model would begin to learn or to score."""
+
+    def work(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the error came after the work had begun")
+
+    monkeypatch.setattr(Trainer, "train_step", work)
+    monkeypatch.setattr(evaluate, "score", work)
+
+
+@pytest.mark.parametrize("row", TRAINING, ids=describe)
+def test_training_refuses(row, documents, checkpoint, tmp_path, no_work):
+    refused(row, lambda data, save: train_here(data, save, *row.flags), documents, checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("row", EVALUATION, ids=describe)
+def test_fairseq_eval_lm_refuses(row, documents, checkpoint, tmp_path):
+    def command(data: Path, save: Path) -> tuple[int, str]:
+        path = save / "checkpoint_last.pt"
+        arguments = [data, *TASK, "--path", path, "--tokens-per-sample", 16, "--cpu", "--num-workers", 0]
+        return run_here(eval_lm.cli_main, *with_flags(arguments, row.flags))
+
+    row = row if row.checkpoint else row._replace(checkpoint="good")
+    refused(row, command, documents, checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("row", SCORING, ids=describe)
+def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
+    def command(data: Path, save: Path) -> tuple[int, str]:
+        return run_here(evaluate.main, data, "--path", save / "checkpoint_last.pt", "--cpu", *row.flags)
+
+    row = row if row.checkpoint else row._replace(checkpoint="good")
+    refused(row, command, documents, checkpoint, tmp_path)
+
+
+def test_a_shell_shows_the_line_alone(documents, tmp_path):
+    """Two rows through processes of their own."""
+    command = [BIN / "fairseq-train", documents, *TASK, *TINY, *STREAMS, "--save-dir", tmp_path / "save"]
+    for wrong, message in (
+        ([*command, "--ddp-backend", "fully_sharded"], "FSDP"),
+        ([BIN / "infformer-eval", documents, "--path", tmp_path / "none.pt"], "there is no checkpoint"),
+    ):
+        done = run(*wrong, check=False)
+        assert done.returncode == 1 and message in one_error(done.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_model_than_this_project_s_is_refused(documents, tmp_path):
+    flags = ["--arch", "lstm_lm", "--optimizer", "adam", "--cpu", "--save-dir", tmp_path / "save"]
+    code, text = run_here(train.cli_main, documents, *TASK, *STREAMS, *flags)
+    assert code == 1 and "--arch lstm_lm does not read streams" in one_error(text)
+    assert not (tmp_path / "save").exists()
+
+
+def test_what_is_odd_but_right_trains(documents, checkpoint, tmp_path, caplog):
+    """Another criterion, other layers, no statistics, and files of the user's in the save directory."""
+    data = shutil.copytree(documents, tmp_path / "data")
+    (data / "stats.json").unlink()
+    save = tmp_path / "save"
+    save.mkdir()
+    (save / "dummy").write_text("of the user's")
+    (save / "checkpoint_1_9.pt.tmp").write_bytes(b"what a killed run has left")
+    with caplog.at_level(logging.INFO):
+        code, text = train_here(data, save, "--max-update", 1, "--criterion", "cross_entropy", "--ltm-layers", "1")
+    assert code == 0, text
+    names = {path.name for path in save.iterdir()}
+    assert names == {"dummy", "checkpoint_last.pt", "checkpoint_best.pt"}
+    assert (save / "dummy").read_text() == "of the user's"
+
+
+# ---- raw text -------------------------------------------------------------------------------------------------------
+
+
+def prepare_here(folder: Path, splits: dict[str, str | bytes] | None, *flags: object) -> tuple[int, str]:
+    """Write raw text to ``folder``/raw and prepare it as ``folder``/out."""
+    (folder / "raw").mkdir()
+    for name, text in ({"train": "a b\n", "valid": "a\n"} if splits is None else splits).items():
+        path = folder / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    command = ["--raw", folder / "raw", "--dest", folder / "out", "--level", "word"]
+    return run_here(lambda: prepare.main([str(part) for part in (*command, *flags)]))
+
+
+@pytest.mark.parametrize(("splits", "flags", "message"), PREPARING)
+def test_preparing_refuses(splits, flags, message, tmp_path):
+    code, text = prepare_here(tmp_path, splits, *flags)
+    assert code != 0
+    assert re.search(message, one_error(text)), text
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize(("size", "message"), [(8000, r"too large .* at most \d+"), (5, r"too small .* at least \d+")])
+def test_preparing_refuses_a_vocabulary_that_does_not_fit(size, message, tmp_path):
+    one_word = {"train": "a a", "valid": "a"}
+    code, text = prepare_here(tmp_path, one_word, "--level", "sentencepiece", "--vocab-size", size)
+    assert code == 1 and re.search(message, one_error(text)), text
+    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out.partial").iterdir()} == {"text"}  # a stage that is complete
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("a b\r\nc\r\n", 5),  # Windows line ends
+        ("\ufeffa b", 3),  # a byte order mark, and no end of the last line
+        ("nul \0 nul\n", 4),
+        ("a a a\n", 4),  # a vocabulary of one
+        ("\n\n\na\n\n\n\nb\n\n\n", 12),  # empty documents
+        ("x" * 10_000_000 + " y\n", 3),  # a line of 10 MB
+        (("x" * 999 + " ") * 10_000 + "\n", 10_001),
+    ],
+)
+def test_text_that_is_odd_but_right_is_prepared(text, tokens, tmp_path):
+    code, printed = prepare_here(tmp_path, {"train": text, "valid": "a\n"}, "--documents", "blank-line")
+    assert code == 0, printed
+    assert f'"tokens": {tokens}' in (tmp_path / "out" / "stats.json").read_text().split('"valid"')[0]
+
+
+def test_a_vocabulary_of_one_word_trains(tmp_path):
+    code, text = prepare_here(tmp_path, {"train": "a a a\n" * 99, "valid": "a\n"})
+    assert code == 0, text
+    code, text = train_here(tmp_path / "out", tmp_path / "save", "--max-update", 1, "--batch-size-valid", 1)
+    assert code == 0, text
+
+
+# ---- tensors --------------------------------------------------------------------------------------------------------
+
+BASIS = GaussianBasis(12, (0.05, 0.2))
+DIM = 6
+
+
+def density(rows: int) -> GaussianDensity:
+    return GaussianDensity(torch.full((rows, 2, 4), 0.5), torch.full((rows, 2, 4), 0.01))
+
+
+def write(x: Any = (2, 5, DIM), sampling: str = "uniform", **arguments: Any) -> None:
+    memory = ContinuousMemory(BASIS, 16, sampling=sampling)
+    x = torch.zeros(x) if isinstance(x, tuple) else x
+    memory.write(memory.initial_state(2, DIM), x, **arguments)
+
+
+def read(query: tuple = (2, 3, DIM), coefficients: tuple = (2, 12, DIM)) -> None:
+    ContinuousAttention(DIM, 2, BASIS)(torch.zeros(query), torch.zeros(coefficients))
+
+
+TENSORS = [
+    (write, {"x": (3, 5, DIM)}, r"x must be \(2, length, 6\).* got \(3, 5, 6\)"),
+    (write, {"x": (2, 5, 4)}, r"x must be \(2, length, 6\).* got \(2, 5, 4\)"),
+    (write, {"x": (2, DIM)}, r"x must be \(2, length, 6\).* got \(2, 6\)"),
+    (write, {"x": torch.full((2, 5, DIM), float("nan"))}, r"x must be finite, got nan in row 0, vector 0, channel 0"),
+    (write, {"x": torch.full((2, 5, DIM), float("inf"))}, r"x must be finite, got inf in row 0"),
+    (write, {"lengths": [6, 5]}, r"lengths must lie in 0..5.* got \[6, 5\]"),
+    (write, {"lengths": [-1, 5]}, r"lengths must lie in 0..5.* got \[-1, 5\]"),
+    (write, {"lengths": [5]}, r"lengths must be \(2,\), one a row, got \(1,\)"),
+    (write, {"lengths": [[5, 5]]}, r"lengths must be \(2,\), one a row, got \(1, 2\)"),
+    (write, {"reset": [True]}, r"reset must be \(2,\), one a row, got \(1,\)"),
+    (write, {"density": density(3), "sampling": "sticky"}, r"density must be \(2, heads, queries\), got \(3, 2, 4\)"),
+    (write, {"density": density(2), "queries": [1], "sampling": "sticky"}, r"queries must be \(2,\), .* got \(1,"),
+    (read, {"query": (2, 3, 5)}, r"query must be \(batch, time, 6\), got \(2, 3, 5\)"),
+    (read, {"query": (3, DIM)}, r"query must be .* got \(3, 6\)"),
+    (read, {"coefficients": (1, 12, DIM)}, r"coefficients must be \(2, 12, 6\), got \(1, 12, 6\)"),
+    (read, {"coefficients": (2, 10, DIM)}, r"coefficients must be .* got \(2, 10, 6\)"),
+    (read, {"coefficients": (2, 12, 5)}, r"coefficients must be .* got \(2, 12, 5\)"),
+]
+
+
+@pytest.mark.parametrize(("call", "arguments", "message"), TENSORS)
+def test_the_modules_refuse(call, arguments, message):
+    call()  # the rest of the arguments is right
+    with pytest.raises(ValueError, match=message) as error:
+        call(**arguments)
+    assert "\n" not in str(error.value) and not isinstance(error.value, InputError)
