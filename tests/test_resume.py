@@ -18,6 +18,7 @@ from fairseq_infformer.tasks.streaming_language_modeling import (
 )
 
 SAVING = ["--save-interval-updates", 4, "--disable-validation", "--no-epoch-checkpoints", "--log-interval", 1]
+RESET = ["--document-boundaries", "reset"]
 KILLING = """
 import os, signal
 import fairseq_infformer
@@ -86,10 +87,23 @@ def assert_equal(one: object, other: object) -> None:
 @pytest.mark.parametrize(
     ("ranks", "kill_at", "more"),
     [
-        (1, 7, ["--batch-size", 4, "--dropout", 0.1, "--ltm-sampling", "sticky", "--document-boundaries", "reset"]),
+        (1, 7, ["--batch-size", 4, "--dropout", 0.1, "--ltm-sampling", "sticky", *RESET]),
         (1, 9, ["--batch-size", 6, "--update-freq", 3, "--attention-dropout", 0.1, "--num-workers", 2]),
         (2, 11, ["--batch-size", 3, "--dropout", 0.1, "--ltm-sampling", "sticky", "--ltm-contraction", "fixed"]),
-        (2, 5, ["--batch-size", 3, "--update-freq", 3, "--document-boundaries", "reset", "--long-term-memory", "none"]),
+        (
+            2,
+            5,
+            [
+                "--batch-size",
+                3,
+                "--update-freq",
+                3,
+                "--document-boundaries",
+                "reset",
+                "--long-term-memory",
+                "compressive",
+            ],
+        ),
     ],
     ids=["sticky-reset", "update-freq", "two-ranks-sticky", "two-ranks-update-freq"],
 )

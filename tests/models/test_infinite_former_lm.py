@@ -27,6 +27,8 @@ VARIANTS = [
     {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
     {"position_encoding": "rope"},
     {"position_encoding": "alibi"},
+    {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2},
+    {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
 ]
 
 
@@ -46,7 +48,7 @@ def test_what_was_read_long_ago_is_used(tokens):
     far = 23  # short-term memory and segment see 6 tokens a layer: 12 back at most
     changed = tokens.clone()
     changed[:, 1] = 4 + (changed[:, 1] - 3) % (TYPES - 4)
-    for memory, differs in (("continuous", True), ("none", False)):
+    for memory, differs in (("continuous", True), ("compressive", True), ("none", False)):
         model = build(long_term_memory=memory)
         assert (not run(model, changed, 4)[:, far].equal(run(model, tokens, 4)[:, far])) == differs
 
