@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# A needle test: facts told at the start of a document and asked for again far behind, for several memories.
+#
+#   recipes/recall/run.sh [--size tiny|small|large] [--tiny] [--text DIR] [--memory NAME,NAME] [--seeds N,N]
+#                         [--dir runs/recall] [--nproc N] [--jobs N] [--stage 0..5] [--stop-stage 0..5]
+#                         [-- further arguments of fairseq-train]
+#
+# --size    tiny: minutes on two cores; small: hours there, distances up to 256k; large: for GPUs (--tiny: --size tiny)
+# --text    a folder with folders train and valid of text files, to fill the documents (default: drawn words)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all; tiny: none,continuous)
+# --nproc   processes of one training, by torchrun; --jobs: trainings side by side
+#
+# stage 0  install (recipes/setup.sh)
+# stage 1  make the documents
+# stage 2  binarise them
+# stage 3  train every memory with every seed
+# stage 4  score the valid and test splits
+# stage 5  accuracy by distance: a table, recall.json and recall.png
+root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/recipes/staged.sh"
+. "$root/recipes/memories.sh"
+dir="" size=small text="" memories="" seeds=1 nproc=1 jobs=1
+while [ $# -gt 0 ]; do
+  case $1 in
+    --size) size=$2; shift 2 ;;
+    --tiny) size=tiny; shift ;;
+    --text) text=$2; shift 2 ;;
+    --memory) memories=$2; shift 2 ;;
+    --seeds) seeds=$2; shift 2 ;;
+    --dir) dir=$2; shift 2 ;;
+    --nproc) nproc=$2; shift 2 ;;
+    --jobs) jobs=$2; shift 2 ;;
+    --stage) stage=$2; shift 2 ;;
+    --stop-stage) stop_stage=$2; shift 2 ;;
+    -h|--help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --) shift; break ;;
+    *) die "unknown argument $1; see --help" ;;
+  esac
+done
+
+case $size in
+  tiny)
+    memories=${memories:-none,continuous} segment=16 recent=16 vocabulary="" streams=30
+    documents="--facts 4 --values 8 --documents 12000 --nearest 5 --reach 200 --evaluation-documents 120 --distances 16,64,128,256,512,1024"
+    model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --ltm-basis 64 --ltm-samples 128"
+    training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1200"
+    ;;
+  *) die "unknown size $size; choose of tiny, small, large" ;;
+esac
+memories=${memories:-$all_memories}
+for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
+dir=${dir:-$root/runs/recall-$size}
+data=$dir/data
+
+train_one() {  # memory, seed
+  local save=$dir/$1-seed$2
+  [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
+  mkdir -p "$save"
+  echo "training $save: log in $save/train.log" >&2
+  # shellcheck disable=SC2046,SC2086
+  train "$data" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
+    --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
+    --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
+    --lr-scheduler cosine $training --seed "$2" --num-workers 0 \
+    --save-dir "$save" --no-epoch-checkpoints --disable-validation --tensorboard-logdir "$save/tensorboard" \
+    --log-format tqdm --log-interval 20 --log-file "$save/train.log" "${further[@]}" > "$save/output.log" 2>&1 \
+    || die "training $save failed: $(tail -n 1 "$save/output.log")"
+  touch "$save/done"
+}
+
+score_one() {  # memory, seed
+  local save=$dir/$1-seed$2 split
+  for split in valid test; do
+    [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
+    echo "scoring $save on $split" >&2
+    "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
+      --predictions "$save/$split.npz" > "$save/$split.json.partial"
+    mv "$save/$split.json.partial" "$save/$split.json"
+  done
+}
+
+further=("$@")
+if stage 0 "install"; then "$root/recipes/setup.sh"; fi
+
+if stage 1 "make the documents"; then
+  # shellcheck disable=SC2086
+  "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw" ${text:+--text "$text"} $documents
+fi
+
+if stage 2 "binarise them"; then
+  "$root/preprocess/prepare.sh" --raw "$dir/raw" --dest "$data" --level word --documents blank-line $vocabulary
+fi
+
+if stage 3 "train"; then for_each_run train_one; fi
+
+if stage 4 "score"; then for_each_run score_one; fi
+
+if stage 5 "accuracy by distance"; then
+  "$venv/python" "$root/recipes/recall/summary.py" "$dir" --context $((segment + recent))
+fi
