@@ -38,19 +38,23 @@ while [ $# -gt 0 ]; do
   esac
 done
 
+# Training begins with documents that ask within the context, `near` words behind at most, from which the layers learn to
+# tie a value to its key: the memory is written without gradients, so it can only keep what is tied already.
 case $size in
   tiny)
-    memories=${memories:-none,continuous} segment=16 recent=16 vocabulary="" streams=30
-    documents="--facts 4 --values 8 --documents 12000 --nearest 5 --reach 200 --evaluation-documents 120 --distances 16,64,128,256,512,1024"
-    model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --ltm-basis 64 --ltm-samples 128"
-    training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1200"
+    memories=${memories:-none,continuous} near=24 near_documents=36000 segment=16 recent=16
+    facts="--facts 4 --values 4"
+    documents="--documents 14000 --nearest 5 --reach 200 --distances 16,64,128,256,512,1024 --evaluation-documents 120"
+    vocabulary="--vocab-size 1000" streams=60
+    model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128"
+    model+=" --ltm-basis 64 --ltm-samples 128"
+    training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1800"
     ;;
   *) die "unknown size $size; choose of tiny, small, large" ;;
 esac
 memories=${memories:-$all_memories}
 for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
 dir=${dir:-$root/runs/recall-$size}
-data=$dir/data
 
 train_one() {  # memory, seed
   local save=$dir/$1-seed$2
@@ -58,7 +62,7 @@ train_one() {  # memory, seed
   mkdir -p "$save"
   echo "training $save: log in $save/train.log" >&2
   # shellcheck disable=SC2046,SC2086
-  train "$data" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
+  train "$dir/data-near:$dir/data" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
     --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
     --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
     --lr-scheduler cosine $training --seed "$2" --num-workers 0 \
@@ -73,7 +77,7 @@ score_one() {  # memory, seed
   for split in valid test; do
     [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
     echo "scoring $save on $split" >&2
-    "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
+    "$venv/infformer-eval" "$dir/data" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
       --predictions "$save/$split.npz" > "$save/$split.json.partial"
     mv "$save/$split.json.partial" "$save/$split.json"
   done
@@ -83,12 +87,21 @@ further=("$@")
 if stage 0 "install"; then "$root/recipes/setup.sh"; fi
 
 if stage 1 "make the documents"; then
+  make_documents() {  # name, further arguments
+    "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/$1" ${text:+--text "$text"} $facts "${@:2}"
+  }
   # shellcheck disable=SC2086
-  "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw" ${text:+--text "$text"} $documents
+  make_documents raw $documents
+  make_documents raw-near --nearest 5 --reach $near --distances $near --documents $near_documents --seed 2
 fi
 
 if stage 2 "binarise them"; then
-  "$root/preprocess/prepare.sh" --raw "$dir/raw" --dest "$data" --level word --documents blank-line $vocabulary
+  prepare() {  # raw, name, further arguments
+    "$root/preprocess/prepare.sh" --raw "$dir/$1" --dest "$dir/$2" --level word --documents blank-line "${@:3}"
+  }
+  # shellcheck disable=SC2086
+  prepare raw data $vocabulary
+  prepare raw-near data-near --dict "$dir/data/dict.txt"
 fi
 
 if stage 3 "train"; then for_each_run train_one; fi

@@ -69,13 +69,14 @@ def collect(folder: Path, split: str, distances: list[int]) -> dict[str, dict[in
 
 def table(means: dict[str, np.ndarray], spreads: dict[str, np.ndarray], distances: list[int]) -> str:
     """Accuracy in per cent, mean ± standard deviation over the seeds where there are several."""
-    rows = [f"{'distance in words':<18}" + "".join(f"{distance:>10,}" for distance in distances)]
+    width = 8 if all(np.isnan(spread).all() for spread in spreads.values()) else 13
+    rows = [f"{'distance in words':<18}" + "".join(f"{distance:>{width},}" for distance in distances)]
     for memory, mean in means.items():
         cells = [
             f"{100 * value:.1f}" + (f" ± {100 * spread:.1f}" if spread == spread else "")
             for value, spread in zip(mean, spreads[memory])
         ]
-        rows.append(f"{memory:<18}" + "".join(f"{cell:>10}" for cell in cells))
+        rows.append(f"{memory:<18}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(rows)
 
 
