@@ -107,7 +107,7 @@ def write_split(made: Path, split: str, rng: np.random.Generator, filler: Filler
             if split == "train":
                 made_up = document(rng, filler, training_distances(rng, args), args.values)
             else:  # documents take turns, so that few pairs come to many distances too
-                places = number * args.facts + np.arange(args.facts)
+                places = number * args.facts + rng.permutation(args.facts)
                 distances = [args.distances[place % len(args.distances)] for place in places]
                 made_up = document(rng, filler, distances, args.values, longest)
             out.write(made_up + "\n\n")

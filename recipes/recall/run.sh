@@ -38,23 +38,25 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# Training begins with documents that ask within the context, `near` words behind at most, from which the layers learn to
-# tie a value to its key: the memory is written without gradients, so it can only keep what is tied already.
+# A memory is written without gradients, so that it can only keep what the layers have tied together already. Training
+# begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`.
 case $size in
   tiny)
-    memories=${memories:-none,continuous} near=24 near_documents=36000 segment=16 recent=16
-    facts="--facts 4 --values 4"
-    documents="--documents 14000 --nearest 5 --reach 200 --distances 16,64,128,256,512,1024 --evaluation-documents 120"
-    vocabulary="--vocab-size 1000" streams=60
-    model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128"
-    model+=" --ltm-basis 64 --ltm-samples 128"
-    training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1800"
+    memories=${memories:-none,continuous} segment=16 recent=4 reaches="24 24 48 96" vocabulary="" streams=60
+    facts="--facts 4 --values 4 --nearest 5"
+    documents="--documents 16000 --distances 16,32,64,128,256,512 --evaluation-documents 240"
+    model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
+    model+=" --ltm-layers 1 --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
+    training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   *) die "unknown size $size; choose of tiny, small, large" ;;
 esac
+last=${reaches##* }
 memories=${memories:-$all_memories}
 for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
 dir=${dir:-$root/runs/recall-$size}
+
+unique_reaches() { tr ' ' '\n' <<< "$reaches" | sort -nu; }
 
 train_one() {  # memory, seed
   local save=$dir/$1-seed$2
@@ -62,7 +64,7 @@ train_one() {  # memory, seed
   mkdir -p "$save"
   echo "training $save: log in $save/train.log" >&2
   # shellcheck disable=SC2046,SC2086
-  train "$dir/data-near:$dir/data" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
+  train "$(printf ":$dir/data-%s" $reaches | cut -c 2-)" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
     --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
     --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
     --lr-scheduler cosine $training --seed "$2" --num-workers 0 \
@@ -77,7 +79,7 @@ score_one() {  # memory, seed
   for split in valid test; do
     [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
     echo "scoring $save on $split" >&2
-    "$venv/infformer-eval" "$dir/data" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
+    "$venv/infformer-eval" "$dir/data-$last" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
       --predictions "$save/$split.npz" > "$save/$split.json.partial"
     mv "$save/$split.json.partial" "$save/$split.json"
   done
@@ -87,21 +89,21 @@ further=("$@")
 if stage 0 "install"; then "$root/recipes/setup.sh"; fi
 
 if stage 1 "make the documents"; then
-  make_documents() {  # name, further arguments
-    "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/$1" ${text:+--text "$text"} $facts "${@:2}"
-  }
-  # shellcheck disable=SC2086
-  make_documents raw $documents
-  make_documents raw-near --nearest 5 --reach $near --distances $near --documents $near_documents --seed 2
+  for reach in $(unique_reaches); do
+    # shellcheck disable=SC2086
+    "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
+      $documents --reach "$reach" --seed "$reach"
+  done
 fi
 
 if stage 2 "binarise them"; then
-  prepare() {  # raw, name, further arguments
-    "$root/preprocess/prepare.sh" --raw "$dir/$1" --dest "$dir/$2" --level word --documents blank-line "${@:3}"
-  }
-  # shellcheck disable=SC2086
-  prepare raw data $vocabulary
-  prepare raw-near data-near --dict "$dir/data/dict.txt"
+  for reach in $last $(unique_reaches); do  # the dictionary is that of the last
+    dictionary="--dict $dir/data-$last/dict.txt"
+    [ "$reach" != "$last" ] || dictionary=$vocabulary
+    # shellcheck disable=SC2086
+    "$root/preprocess/prepare.sh" --raw "$dir/raw-$reach" --dest "$dir/data-$reach" --level word \
+      --documents blank-line $dictionary
+  done
 fi
 
 if stage 3 "train"; then for_each_run train_one; fi
@@ -109,5 +111,6 @@ if stage 3 "train"; then for_each_run train_one; fi
 if stage 4 "score"; then for_each_run score_one; fi
 
 if stage 5 "accuracy by distance"; then
-  "$venv/python" "$root/recipes/recall/summary.py" "$dir" --context $((segment + recent))
+  "$venv/python" "$root/recipes/recall/summary.py" "$dir" --raw "$dir/raw-$last" --data "$dir/data-$last" \
+    --context $((segment + recent))
 fi

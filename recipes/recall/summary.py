@@ -1,8 +1,8 @@
 """Accuracy of recall by distance, for each memory: a table, recall.json and recall.png.
 
-Reads what run.sh leaves in its directory: raw/recall.json, the binarised data, and the answers that each run gave,
-MEMORY-seedN/SPLIT.npz. The distance of an answer is counted in the data: from the value told last for its key to the
-answer itself. Needs matplotlib for the plot (pip install '.[plot]').
+Reads the documents' recall.json, the binarised data, and the answers that each run gave, MEMORY-seedN/SPLIT.npz. The
+distance of an answer is counted in the data: from the value told last for its key to the answer itself. The plot needs
+matplotlib (pip install '.[plot]').
 """
 
 import argparse
@@ -52,12 +52,11 @@ def accuracy_by_distance(file: Path, tokens: np.ndarray, fact: int, distances: l
     return [float(right[group == number].mean()) for number in range(len(distances))]
 
 
-def collect(folder: Path, split: str, distances: list[int]) -> dict[str, dict[int, list[float]]]:
+def collect(folder: Path, data: Path, split: str, distances: list[int]) -> dict[str, dict[int, list[float]]]:
     """Accuracy by distance of every run: of each memory, of each seed."""
-    data = folder / "data" / split
-    dtype = MMapIndexedDataset.Index(f"{data}.idx").dtype
-    tokens = np.memmap(f"{data}.bin", dtype=dtype, mode="r")
-    fact = Dictionary.load(str(folder / "data/dict.txt")).index(FACT)
+    dtype = MMapIndexedDataset.Index(str(data / f"{split}.idx")).dtype
+    tokens = np.memmap(data / f"{split}.bin", dtype=dtype, mode="r")
+    fact = Dictionary.load(str(data / "dict.txt")).index(FACT)
     found: dict[str, dict[int, list[float]]] = {}
     for file in sorted(folder.glob(f"*-seed*/{split}.npz")):
         memory, seed = re.fullmatch(r"(.+)-seed(\d+)", file.parent.name).groups()
@@ -114,13 +113,15 @@ def best_guess(facts: int, values: int, draws: int = 20_000) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the directory of run.sh")
+    parser.add_argument("folder", type=Path, help="with the runs; the results go there too")
+    parser.add_argument("--raw", type=Path, required=True, help="folder made by generate_recall.py")
+    parser.add_argument("--data", type=Path, required=True, help="folder made of it by prepare.sh")
     parser.add_argument("--split", default="test", help="default: %(default)s")
     parser.add_argument("--context", type=int, default=0, help="words of a segment and the short-term memory")
     args = parser.parse_args()
-    notes: dict[str, Any] = json.loads((args.folder / "raw" / NOTES).read_text())
+    notes: dict[str, Any] = json.loads((args.raw / NOTES).read_text())
     distances, facts, values = notes["distances"], notes["facts"], notes["values"]
-    found = collect(args.folder, args.split, distances)
+    found = collect(args.folder, args.data, args.split, distances)
     means = {memory: np.mean(list(runs.values()), axis=0) for memory, runs in found.items()}
     spreads = {
         memory: np.std(list(runs.values()), axis=0, ddof=1) if len(runs) > 1 else np.full(len(distances), np.nan)

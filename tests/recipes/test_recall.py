@@ -28,6 +28,10 @@ def test_who_knows_the_values_alone_guesses_the_commonest():
     assert summary.best_guess(facts=2, values=2) == pytest.approx(0.75, abs=0.01)  # alike in half of the documents
 
 
+def made_of(folder):
+    return ["--raw", folder / "raw", "--data", folder / "data"]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A directory as run.sh leaves it, with answers that are right up to a distance of each run's own."""
@@ -50,7 +54,7 @@ def runs(tmp_path_factory):
 
 
 def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
-    done = run(sys.executable, "recipes/recall/summary.py", runs, "--context", 40)
+    done = run(sys.executable, "recipes/recall/summary.py", runs, *made_of(runs), "--context", 40)
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["distance"][-3:] == ["30", "60", "90"]
     assert rows["none"] == ["0.0", "0.0", "0.0"]
@@ -62,12 +66,10 @@ def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
 
 
 def test_answers_to_other_data_are_refused(runs, tmp_path):
-    for name in ("raw", "data"):
-        (tmp_path / name).symlink_to(runs / name)
     (tmp_path / "none-seed1").mkdir()
     answers = dict(np.load(runs / "none-seed1/test.npz"))
     np.savez(tmp_path / "none-seed1/test.npz", **answers | {"offset": answers["offset"] + 1})
-    refused = run(sys.executable, "recipes/recall/summary.py", tmp_path, check=False)
+    refused = run(sys.executable, "recipes/recall/summary.py", tmp_path, *made_of(runs), check=False)
     assert refused.returncode == 1
     assert refused.stdout.splitlines()[-1].endswith("test.npz was scored on other data; run stage 4 again")
 
