@@ -46,7 +46,7 @@ case $size in
     facts="--facts 4 --values 4 --nearest 5"
     documents="--documents 16000 --distances 16,32,64,128,256,512 --evaluation-documents 240"
     model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
-    model+=" --ltm-layers 1 --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
+    model+=" --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   *) die "unknown size $size; choose of tiny, small, large" ;;
