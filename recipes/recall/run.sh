@@ -44,14 +44,34 @@ case $size in
   tiny)
     memories=${memories:-none,continuous} segment=16 recent=4 reaches="24 24 48 96" vocabulary="" streams=60
     facts="--facts 4 --values 4 --nearest 5"
-    documents="--documents 16000 --distances 16,32,64,128,256,512 --evaluation-documents 240"
+    documents="--documents 16000" evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 240"
     model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
     model+=" --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
+  small)
+    segment=64 recent=16 reaches="64 64 256 1024 4096" vocabulary="--vocab-size 8000" streams=8
+    facts="--facts 8 --values 8 --nearest 5"
+    documents="--documents 8000"
+    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 32"
+    model="--arch infinite_former_lm_tiny --decoder-ffn-embed-dim 512 --position-encoding alibi"
+    model+=" --ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --compressive-length 64"
+    training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 8000"
+    ;;
+  large)
+    segment=512 recent=128 reaches="128 512 2048 8192" vocabulary="--vocab-size 30000" streams=8
+    facts="--facts 16 --values 16 --nearest 5"
+    documents="--documents 20000"
+    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 64"
+    model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048"
+    model+=" --ltm-widths 0.002,0.01"
+    training="--batch-size 32 --lr 5e-4 --warmup-updates 1000 --max-update 40000"
+    ;;
   *) die "unknown size $size; choose of tiny, small, large" ;;
 esac
 last=${reaches##* }
+# Threads of trainings side by side would wait for each other.
+[ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 memories=${memories:-$all_memories}
 for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
 dir=${dir:-$root/runs/recall-$size}
@@ -92,7 +112,7 @@ if stage 1 "make the documents"; then
   for reach in $(unique_reaches); do
     # shellcheck disable=SC2086
     "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
-      $documents --reach "$reach" --seed "$reach"
+      $documents --reach "$reach" --seed "$reach" $([ "$reach" = "$last" ] && echo "$evaluation")
   done
 fi
 
