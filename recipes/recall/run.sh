@@ -78,6 +78,9 @@ dir=${dir:-$root/runs/recall-$size}
 
 unique_reaches() { tr ' ' '\n' <<< "$reaches" | sort -nu; }
 
+# What is scored are the splits of the last reach; the others have one since fairseq reads it.
+evaluation_at() { if [ "$1" = "$last" ]; then echo "$evaluation"; else echo "--distances $1"; fi; }
+
 train_one() {  # memory, seed
   local save=$dir/$1-seed$2
   [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
@@ -112,7 +115,7 @@ if stage 1 "make the documents"; then
   for reach in $(unique_reaches); do
     # shellcheck disable=SC2086
     "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
-      $documents --reach "$reach" --seed "$reach" $([ "$reach" = "$last" ] && echo "$evaluation")
+      $documents --reach "$reach" --seed "$reach" $(evaluation_at "$reach")
   done
 fi
 
