@@ -7,6 +7,7 @@ matplotlib (pip install '.[plot]').
 
 import argparse
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ def plot(
     """Accuracy against distance, on a logarithmic axis, a line for each memory."""
     import matplotlib
 
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq has set the root logger to tell everything
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
