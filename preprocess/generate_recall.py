@@ -1,55 +1,116 @@
-"""A needle test: facts told at the start of a document and asked for again after thousands of words of real text.
+"""A needle test: facts told at the start of a document and asked for again after thousands of other words.
 
 A document tells pairs, "<fact> key value" each, and goes on with a stretch of the text under --text, lower-cased and
-with its punctuation apart. In between it asks "<ask> key <answer> value </answer>", once for each pair. Keys and values
-are words of their own that are paired anew in each document, so that nothing but memory tells which value goes with
-which key. In training the distances of the questions are spread evenly on a logarithmic scale; validation and test ask
-at the distances of --distances in turn. The result is text for prepare.sh, one document a line.
+with its punctuation apart; without --text, with words of a vocabulary of its own. In between it asks
+"<ask> key <answer> value </answer>", once for each pair, in any order. Keys and values are paired anew in each
+document, and written so that no text can hold them: nothing but memory tells which value goes with which key.
+
+In training the distances of the questions, from the value told to the value asked for, are spread evenly on a
+logarithmic scale. Validation and test ask at the distances of --distances in turn, in documents of one length: streams
+of as many documents each (--batch-size a divisor of --evaluation-documents) cut none in two. The result is text for
+prepare.sh, one document a line with a blank line after it, and recall.json, which says what it was made from.
 """
 
 import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
+from generate_documents import documents
 from tqdm import tqdm
 
+from fairseq_infformer.cli.stages import Workplace
+from fairseq_infformer.data.corpus import read_lines, sha256
 from fairseq_infformer.errors import InputError, print_in_one_line
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
 
 FACT, ASK = "<fact>", "<ask>"
 SPLITS = ("train", "valid", "test")
+NOTES = "recall.json"
+# Without --text: how many words there are, and how evenly a document uses them.
+TYPES, CONCENTRATION = 64, 1.0
+
+# Gives the words, as many as it is asked for, that go between facts and questions of a document.
+Filler = Callable[[np.random.Generator, int], list[str]]
 
 
-def words_of(folder: Path) -> list[str]:
-    """The words and punctuation marks of all files in ``folder``, in lower case."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    if not files:
-        raise InputError(f"{folder} holds no files; put text there")
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files).lower()
-    return re.findall(r"\w+|[^\w\s]", text)
+def files_of_text(text: Path) -> dict[str, list[Path]]:
+    """The files of each split under ``text``; test has those of valid where it has none of its own."""
+    found = {}
+    for split in SPLITS:
+        folder = text / split
+        if split == "test" and not folder.is_dir():
+            folder = text / "valid"
+        files = sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise InputError(f"{folder} is no folder with files; --text takes a folder with folders train and valid")
+        found[split] = files
+    return found
 
 
-def document(rng: np.random.Generator, filler: list[str], distances: Sequence[int], values: int) -> str:
-    """One document that asks for its pairs ``distances`` words after they were told.
+def text_filler(files: Sequence[Path]) -> Filler:
+    """Stretches of the joined files from random places on, round their end."""
+    lines = (line.lower() for file in files for line in read_lines(file))
+    words = [word for line in lines for word in re.findall(r"\w+|[^\w\s]", line)]
+    if not words:
+        raise InputError(f"{files[0].parent} holds no words; put text there")
 
-    Where questions would meet, the later ones move on: a distance is that at least.
+    def filler(rng: np.random.Generator, count: int) -> list[str]:
+        start = int(rng.integers(len(words)))
+        return [words[(start + step) % len(words)] for step in range(count)]
+
+    return filler
+
+
+def drawn_filler(rng: np.random.Generator, count: int) -> list[str]:
+    """Words like those of generate_documents.py."""
+    return documents(rng, 1, count, TYPES, CONCENTRATION)[0].split()
+
+
+def document(
+    rng: np.random.Generator, filler: Filler, distances: Sequence[int], values: int, length: Optional[int] = None
+) -> str:
+    """One document that tells as many pairs as there are distances, and asks for each at its distance.
+
+    Where questions would meet each other or the facts, the later ones move on: a distance is that at least. Filler goes
+    on to ``length`` words, if that is given.
     """
     facts = len(distances)
     keys, told = rng.permutation(facts), rng.integers(values, size=facts)
-    words = [word for key, value in zip(keys, told) for word in (FACT, f"key{key}", f"value{value}")]
-    # What is asked soonest was told last, so that questions meet as little as can be.
-    order = np.argsort(distances, kind="stable")
-    at = int(rng.integers(len(filler)))
-    for place, question in enumerate(order):
-        fact = facts - 1 - place
-        until = 3 * fact + 2 + distances[question] - 3  # the value is three words after <ask>
-        missing = max(0, until - len(words))
-        words += [filler[(at + step) % len(filler)] for step in range(missing)]
-        at += missing
-        words += [ASK, f"key{keys[fact]}", ANSWER, f"value{told[fact]}", END_OF_ANSWER]
+    words = [word for key, value in zip(keys, told) for word in (FACT, f"<key{key}>", f"<value{value}>")]
+    asked_at = 3 * np.arange(facts) + 2 + np.array(distances)
+    between, used = filler(rng, max(int(asked_at.max()), length or 0)), 0
+    for fact in np.argsort(asked_at, kind="stable"):
+        missing = max(0, asked_at[fact] - 3 - len(words))  # the value stands three words after <ask>
+        words += between[used : used + missing]
+        used += missing
+        words += [ASK, f"<key{keys[fact]}>", ANSWER, f"<value{told[fact]}>", END_OF_ANSWER]
+    if length is not None:
+        words += between[used : used + length - len(words)]
     return " ".join(words)
+
+
+def training_distances(rng: np.random.Generator, args: argparse.Namespace) -> list[int]:
+    """A distance for each pair of a document, log-uniform from --nearest to --reach."""
+    return np.exp(rng.uniform(np.log(args.nearest), np.log(args.reach + 1), size=args.facts)).astype(int).tolist()
+
+
+def write_split(made: Path, split: str, rng: np.random.Generator, filler: Filler, args: argparse.Namespace) -> None:
+    """Write the documents of a split."""
+    count = args.documents if split == "train" else args.evaluation_documents
+    longest = 8 * args.facts + max(args.distances)  # each pair takes 3 words to tell and 5 to ask for
+    with (made / f"{split}.txt").open("w", encoding="utf-8") as out:
+        for number in tqdm(range(count), desc=split, disable=None):
+            if split == "train":
+                made_up = document(rng, filler, training_distances(rng, args), args.values)
+            else:  # documents take turns, so that few pairs come to many distances too
+                places = number * args.facts + rng.permutation(args.facts)
+                distances = [args.distances[place % len(args.distances)] for place in places]
+                made_up = document(rng, filler, distances, args.values, longest)
+            out.write(made_up + "\n\n")
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -57,42 +118,69 @@ def whole_numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def parse() -> argparse.Namespace:
+    """Read the command line and refuse what cannot be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--text",
         type=Path,
-        required=True,
-        help="folder with a folder of text files for each of train and valid; test, if it is there",
+        metavar="DIR",
+        help="folder with a folder of text files for each of train and valid, and test if it has its own (default: "
+        "words that are drawn)",
     )
-    parser.add_argument("--dest", type=Path, required=True, help="folder for train.txt, valid.txt and test.txt")
-    parser.add_argument("--facts", type=int, default=16, help="pairs a document tells, and asks for once")
-    parser.add_argument("--values", type=int, default=16, help="different values; one in so many is guessed")
-    parser.add_argument("--documents", type=int, default=2000, help="for training")
-    parser.add_argument("--reach", type=int, default=8000, help="longest distance in training, in words")
+    parser.add_argument("--dest", type=Path, required=True, help="folder to make")
+    parser.add_argument("--facts", type=int, default=8, help="pairs a document tells and asks for (default: 8)")
+    parser.add_argument("--values", type=int, default=8, help="different values; one in so many is guessed (8)")
+    parser.add_argument("--documents", type=int, default=2000, help="for training (default: 2000)")
+    parser.add_argument("--nearest", type=int, default=8, help="shortest distance in training, in words (8)")
+    parser.add_argument("--reach", type=int, default=4000, help="longest distance in training (default: 4000)")
     parser.add_argument(
-        "--distances", type=whole_numbers, default="1000,2000,4000,8000,16000", help="in validation and test"
+        "--distances",
+        type=whole_numbers,
+        default=[1000, 2000, 4000, 8000, 16000],
+        metavar="N,N",
+        help="in validation and test (default: 1000,2000,4000,8000,16000)",
     )
-    parser.add_argument("--evaluation-documents", type=int, default=32, help="for validation, and as many for test")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--evaluation-documents", type=int, default=40, help="for validation, and for test (40)")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
     args = parser.parse_args()
-    rng = np.random.default_rng(args.seed)
-    args.dest.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        folder = args.text / split
-        filler = words_of(folder if folder.is_dir() else args.text / "valid")
-        count = args.documents if split == "train" else args.evaluation_documents
-        partial = args.dest / f"{split}.txt.partial"
-        with partial.open("w", encoding="utf-8") as out:
-            for _ in tqdm(range(count), desc=split, disable=None):
-                if split == "train":
-                    distances = (
-                        np.exp(rng.uniform(np.log(100), np.log(args.reach), size=args.facts)).astype(int).tolist()
-                    )
-                else:
-                    distances = [args.distances[number % len(args.distances)] for number in range(args.facts)]
-                out.write(document(rng, filler, distances, args.values) + "\n\n")
-        partial.rename(args.dest / f"{split}.txt")
+    for name in ("facts", "values", "documents", "nearest", "evaluation_documents"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(args, name)}")
+    if args.reach < args.nearest:
+        raise InputError(f"--reach {args.reach} is less than --nearest {args.nearest}; give a longer one")
+    if min(args.distances) < 1 or sorted(set(args.distances)) != args.distances:
+        raise InputError(f"--distances must be positive and rise, got {','.join(map(str, args.distances))}")
+    return args
+
+
+def is_done(dest: Path, made_from: dict[str, Any]) -> bool:
+    """Whether ``dest`` holds the documents already; InputError if it holds anything else."""
+    if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
+        return False
+    if (dest / NOTES).is_file() and json.loads((dest / NOTES).read_text()) == made_from:
+        return True
+    raise InputError(f"{dest} holds something else; give another --dest or remove it")
+
+
+def main() -> None:
+    args = parse()
+    texts = args.text and files_of_text(args.text)
+    made_from = {name: value for name, value in vars(args).items() if name not in ("text", "dest")}
+    made_from["text"] = texts and {split: [sha256(file) for file in files] for split, files in texts.items()}
+    dest = args.dest.resolve()
+    if is_done(dest, made_from):
+        print(f"{dest} is there, made with the same text and arguments: nothing to do")
+        return
+    place = Workplace(dest, ("text",))
+    with place.opened():
+        with place.stage("text", made_from) as made:
+            rng = np.random.default_rng(args.seed)
+            for split in SPLITS:
+                write_split(made, split, rng, text_filler(texts[split]) if texts else drawn_filler, args)
+            (made / NOTES).write_text(json.dumps(made_from, indent=2) + "\n")
+        place.publish()
+    print(f"{dest} is complete")
 
 
 if __name__ == "__main__":

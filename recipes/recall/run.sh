@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# A needle test: facts told at the start of a document and asked for again far behind, for several memories.
+#
+#   recipes/recall/run.sh [--size tiny|small|large] [--tiny] [--text DIR] [--memory NAME,NAME] [--seeds N,N]
+#                         [--dir runs/recall] [--nproc N] [--jobs N] [--stage 0..5] [--stop-stage 0..5]
+#                         [-- further arguments of fairseq-train]
+#
+# --size    tiny: minutes on two cores; small: hours there, distances up to 256k; large: for GPUs (--tiny: --size tiny)
+# --text    a folder with folders train and valid of text files, to fill the documents (default: drawn words)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all; tiny: none,continuous)
+# --nproc   processes of one training, by torchrun; --jobs: trainings side by side
+#
+# stage 0  install (recipes/setup.sh)
+# stage 1  make the documents
+# stage 2  binarise them
+# stage 3  train every memory with every seed
+# stage 4  score the valid and test splits
+# stage 5  accuracy by distance: a table, recall.json and recall.png
+root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/recipes/staged.sh"
+. "$root/recipes/memories.sh"
+dir="" size=small text="" memories="" seeds=1 nproc=1 jobs=1
+while [ $# -gt 0 ]; do
+  case $1 in
+    --size) size=$2; shift 2 ;;
+    --tiny) size=tiny; shift ;;
+    --text) text=$2; shift 2 ;;
+    --memory) memories=$2; shift 2 ;;
+    --seeds) seeds=$2; shift 2 ;;
+    --dir) dir=$2; shift 2 ;;
+    --nproc) nproc=$2; shift 2 ;;
+    --jobs) jobs=$2; shift 2 ;;
+    --stage) stage=$2; shift 2 ;;
+    --stop-stage) stop_stage=$2; shift 2 ;;
+    -h|--help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --) shift; break ;;
+    *) die "unknown argument $1; see --help" ;;
+  esac
+done
+
+# A memory is written without gradients, so that it can only keep what the layers have tied together already. Training
+# begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`.
+case $size in
+  tiny)
+    memories=${memories:-none,continuous} segment=16 recent=4 reaches="24 24 48 96" vocabulary="" streams=60
+    facts="--facts 4 --values 4 --nearest 5"
+    documents="--documents 16000" evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 240"
+    model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
+    model+=" --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
+    training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
+    ;;
+  small)
+    segment=64 recent=16 reaches="64 64 256 1024 4096" vocabulary="--vocab-size 8000" streams=8
+    facts="--facts 8 --values 8 --nearest 5"
+    documents="--documents 8000"
+    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 32"
+    model="--arch infinite_former_lm_tiny --decoder-ffn-embed-dim 512 --position-encoding alibi"
+    model+=" --ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --compressive-length 64"
+    training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 8000"
+    ;;
+  large)
+    segment=512 recent=128 reaches="128 512 2048 8192" vocabulary="--vocab-size 30000" streams=8
+    facts="--facts 16 --values 16 --nearest 5"
+    documents="--documents 20000"
+    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 64"
+    model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048"
+    model+=" --ltm-widths 0.002,0.01"
+    training="--batch-size 32 --lr 5e-4 --warmup-updates 1000 --max-update 40000"
+    ;;
+  *) die "unknown size $size; choose of tiny, small, large" ;;
+esac
+last=${reaches##* }
+# Threads of trainings side by side would wait for each other.
+[ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+memories=${memories:-$all_memories}
+for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
+dir=${dir:-$root/runs/recall-$size}
+
+unique_reaches() { tr ' ' '\n' <<< "$reaches" | sort -nu; }
+
+# What is scored are the splits of the last reach; the others have one since fairseq reads it.
+evaluation_at() { if [ "$1" = "$last" ]; then echo "$evaluation"; else echo "--distances $1"; fi; }
+
+train_one() {  # memory, seed
+  local save=$dir/$1-seed$2
+  [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
+  mkdir -p "$save"
+  echo "training $save: log in $save/train.log" >&2
+  # shellcheck disable=SC2046,SC2086
+  train "$(printf ":$dir/data-%s" $reaches | cut -c 2-)" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
+    --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
+    --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
+    --lr-scheduler cosine $training --seed "$2" --num-workers 0 \
+    --save-dir "$save" --no-epoch-checkpoints --disable-validation --tensorboard-logdir "$save/tensorboard" \
+    --log-format tqdm --log-interval 20 --log-file "$save/train.log" "${further[@]}" > "$save/output.log" 2>&1 \
+    || die "training $save failed: $(tail -n 1 "$save/output.log")"
+  touch "$save/done"
+}
+
+score_one() {  # memory, seed
+  local save=$dir/$1-seed$2 split
+  for split in valid test; do
+    [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
+    echo "scoring $save on $split" >&2
+    "$venv/infformer-eval" "$dir/data-$last" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
+      --predictions "$save/$split.npz" > "$save/$split.json.partial"
+    mv "$save/$split.json.partial" "$save/$split.json"
+  done
+}
+
+further=("$@")
+if stage 0 "install"; then "$root/recipes/setup.sh"; fi
+
+if stage 1 "make the documents"; then
+  for reach in $(unique_reaches); do
+    # shellcheck disable=SC2086
+    "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
+      $documents --reach "$reach" --seed "$reach" $(evaluation_at "$reach")
+  done
+fi
+
+if stage 2 "binarise them"; then
+  for reach in $last $(unique_reaches); do  # the dictionary is that of the last
+    dictionary="--dict $dir/data-$last/dict.txt"
+    [ "$reach" != "$last" ] || dictionary=$vocabulary
+    # shellcheck disable=SC2086
+    "$root/preprocess/prepare.sh" --raw "$dir/raw-$reach" --dest "$dir/data-$reach" --level word \
+      --documents blank-line $dictionary
+  done
+fi
+
+if stage 3 "train"; then for_each_run train_one; fi
+
+if stage 4 "score"; then for_each_run score_one; fi
+
+if stage 5 "accuracy by distance"; then
+  "$venv/python" "$root/recipes/recall/summary.py" "$dir" --raw "$dir/raw-$last" --data "$dir/data-$last" \
+    --context $((segment + recent))
+fi

@@ -1,0 +1,105 @@
+"""The needle test's recipe: its summary, and the recipe in small, as a user runs it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command_line import ENVIRONMENT, ROOT, run
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"recall_{name}", ROOT / "recipes/recall" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+summary = load("summary")
+
+
+def test_distances_are_counted_from_the_value_told_last():
+    fact, ask, answer, end, key, value = 1, 2, 3, 4, 10, 20
+    first = [fact, key, value, fact, key + 1, value, 0, 0, ask, key, answer, value, end]
+    second = [fact, key, value, 0, ask, key, answer, value, end]
+    tokens = np.array(first + second)
+    assert summary.distances_of(tokens, fact, np.array([11, 20])).tolist() == [11 - 2, 20 - 15]
+    assert summary.distances_of(tokens, fact, np.array([20])).tolist() == [20 - 15]
+
+
+def test_who_knows_the_values_alone_guesses_the_commonest():
+    assert summary.best_guess(facts=1, values=5) == 1
+    assert summary.best_guess(facts=2, values=2) == pytest.approx(0.75, abs=0.01)  # alike in half of the documents
+
+
+def made_of(folder):
+    return ["--raw", folder / "raw", "--data", folder / "data"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A directory as run.sh leaves it, with answers that are right up to a distance of each run's own."""
+    folder = tmp_path_factory.mktemp("recall")
+    generate = ["--facts", 3, "--values", 4, "--documents", 9, "--reach", 60, "--distances", "30,60,90"]
+    run(sys.executable, "preprocess/generate_recall.py", "--dest", folder / "raw", *generate)
+    prepare = ["--raw", folder / "raw", "--dest", folder / "data", "--level", "word", "--documents", "blank-line"]
+    run(ROOT / "preprocess/prepare.sh", *prepare)
+    tokens = np.fromfile(folder / "data/test.bin", dtype=np.uint16).astype(int)
+    words = [line.split()[0] for line in (folder / "data/dict.txt").read_text().splitlines()]
+    number = {word: 4 + place for place, word in enumerate(words)}
+    places = np.flatnonzero(tokens == number["<answer>"]) + 1
+    distances = summary.distances_of(tokens, number["<fact>"], places)
+    for name, reach in (("none-seed1", 0), ("continuous-seed1", 90), ("continuous-seed2", 60)):
+        (folder / name).mkdir()
+        target = tokens[places]
+        predicted = np.where(distances < reach, target, 0)
+        np.savez(folder / name / "test.npz", offset=places, target=target, predicted=predicted)
+    return folder
+
+
+def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
+    done = run(sys.executable, "recipes/recall/summary.py", runs, *made_of(runs), "--context", 40)
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
+    assert rows["distance"][-3:] == ["30", "60", "90"]
+    assert rows["none"] == ["0.0", "0.0", "0.0"]
+    assert " ".join(rows["continuous"]) == "100.0 ± 0.0 50.0 ± 70.7 0.0 ± 0.0"
+    found = json.loads((runs / "recall.json").read_text())
+    assert found["accuracy"]["continuous"] == {"1": [1, 1, 0], "2": [1, 0, 0]}
+    assert found["levels"]["chance"] == 0.25
+    assert (runs / "recall.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_answers_to_other_data_are_refused(runs, tmp_path):
+    (tmp_path / "none-seed1").mkdir()
+    answers = dict(np.load(runs / "none-seed1/test.npz"))
+    np.savez(tmp_path / "none-seed1/test.npz", **answers | {"offset": answers["offset"] + 1})
+    refused = run(sys.executable, "recipes/recall/summary.py", tmp_path, *made_of(runs), check=False)
+    assert refused.returncode == 1
+    assert refused.stdout.splitlines()[-1].endswith("test.npz was scored on other data; run stage 4 again")
+
+
+def test_the_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
+    size = ["--basis", "64", "--samples", "128", "--widths", "0.02", "--documents", "64", "--distances", "16", "768"]
+    monkeypatch.setattr(sys, "argv", ["ceiling.py", *size])
+    load("ceiling").main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    near, far = ({name: float(row[place]) for name, *row in rows} for place in (0, 1))
+    assert near["continuous"] > 80 and near["continuous-fixed"] > 80
+    assert far["continuous"] > far["continuous-fixed"] + 20
+
+
+@pytest.mark.slow
+def test_the_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
+    recipe = [ROOT / "recipes/recall/run.sh", "--tiny", "--dir", tmp_path, "--jobs", "2", "--stage", "1"]
+    subprocess.run(recipe, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=1200)
+    found = json.loads((tmp_path / "recall.json").read_text())
+    beyond = np.array(found["distances"]) > found["context"]
+    accuracy = {memory: np.array(runs["1"])[beyond] for memory, runs in found["accuracy"].items()}
+    assert beyond.sum() >= 3
+    # Four values: 25 % is chance, and all that is left without a memory; 160 answers at each distance.
+    assert accuracy["none"].mean() < 0.32
+    assert (accuracy["continuous"][:2] > accuracy["none"][:2] + 0.1).all()
+    assert accuracy["continuous"].mean() > accuracy["none"].mean() + 0.08
+    assert (tmp_path / "recall.png").is_file()
