@@ -1,6 +1,6 @@
 # Sourced by recipes that compare memories, after staged.sh: how the memories are called, and how their runs share the
 # machine. A recipe sets `memories` and `seeds` (with commas between), `jobs` (runs side by side) and `nproc` (processes
-# of one run, by torchrun).
+# of one run).
 
 all_memories=none,compressive,continuous,continuous-fixed,sticky,sticky-fixed
 
@@ -31,11 +31,13 @@ for_each_run() {
   return $failed
 }
 
-# fairseq-train, in `nproc` processes.
+# fairseq-train, in `nproc` processes: srun's in a SLURM job of several nodes, else torchrun's.
 train() {
-  if [ "$nproc" -gt 1 ]; then
-    "$venv/torchrun" --standalone --nproc-per-node "$nproc" "$venv/fairseq-train" "$@"
-  else
+  if [ "$nproc" -eq 1 ]; then
     "$venv/fairseq-train" "$@"
+  elif [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
+    srun --ntasks "$nproc" --kill-on-bad-exit=1 "$venv/fairseq-train" "$@"
+  else
+    "$venv/torchrun" --standalone --nproc-per-node "$nproc" "$venv/fairseq-train" "$@"
   fi
 }

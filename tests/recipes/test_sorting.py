@@ -1,0 +1,122 @@
+"""recipes/sorting runs, goes on where it was stopped, and sums up what was scored."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from command_line import ENVIRONMENT, ROOT, run
+
+RECIPE = ROOT / "recipes/sorting/run.sh"
+
+
+@pytest.mark.slow
+def test_the_tiny_recipe_shows_what_the_memory_is_for(tmp_path):
+    done = run(RECIPE, "--tiny", "--stage", 1, "--dir", tmp_path, timeout=900)
+    rows = {row["memory"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
+    assert set(rows) == {"none", "compressive", "continuous"}
+    accuracy = {memory: row["accuracy"]["mean"] for memory, row in rows.items()}
+    # What attention sees is some 90 of the 490 symbols: enough to beat a guess.
+    assert accuracy["continuous"] > accuracy["none"] + 0.03 > 0.18 + 0.03
+    for memory, value in accuracy.items():
+        assert f"{100 * value:.1f}" in next(line for line in done.stdout.splitlines() if f" {memory} " in line)
+        logged = json.loads((tmp_path / f"490/{memory}-seed1/test.json").read_text())
+        assert logged["accuracy"] == pytest.approx(value) and logged["tokens"] == 20 * 800
+    again = run(RECIPE, "--tiny", "--stage", 1, "--dir", tmp_path).stdout
+    assert again.count("is trained already") == 3 and "scoring" not in again
+
+
+@pytest.mark.slow
+def test_a_training_that_was_stopped_goes_on(tmp_path):
+    command = [RECIPE, "--tiny", "--memory", "none", "--length", 42, "--dir", tmp_path]
+    command += ["--stop-stage", 2, "--", "--save-interval-updates", 5, "--validate-interval", 100]
+    run(RECIPE, "--tiny", "--length", 42, "--dir", tmp_path, "--stage", 1, "--stop-stage", 1)
+    save = tmp_path / "42/none-seed1"
+    started = subprocess.Popen(
+        [str(part) for part in [*command[:1], "--stage", 2, *command[1:]]],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(save.glob("checkpoint_1_*.pt")) and started.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert not (save / "done").exists()
+    run(*command[:1], "--stage", 2, *command[1:])
+    assert (save / "done").exists()
+    log = (save / "train.log").read_text()
+    assert "Loaded checkpoint" in log and "checkpoint_last.pt (epoch 1 @ " in log
+    assert len(list(save.glob("checkpoint_1_*.pt"))) <= 1
+
+
+def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/srun").write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')
+    (tmp_path / "bin/srun").chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": ROOT, "SLURM_NTASKS": 8, "SLURM_JOB_NUM_NODES": 2, "CALLS": tmp_path / "calls"}
+    job["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for name, value in job.items():
+        monkeypatch.setitem(ENVIRONMENT, name, str(value))
+    options = ["--size", "paper", "--length", 4000, "--memory", "none,sticky", "--seeds", 1, "--dir", tmp_path]
+    run(ROOT / "recipes/sorting/slurm.sh", *options, "--stage", 2, "--stop-stage", 2)
+    none, sticky = (tmp_path / "calls").read_text().splitlines()
+    assert none.startswith("--ntasks 8 ") and f"fairseq-train {tmp_path}/4000/data " in none
+    # A sequence for each of the eight; the four segments of 4,022 tokens are one update.
+    assert "--batch-size 1 --update-freq 4 " in none and "--long-term-memory none " in none
+    assert "--ltm-sampling sticky " in sticky
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--size", "huge"], "unknown size huge; choose of tiny, small, paper"),
+        (["--memory", "none,sticki"], "unknown memory sticki; choose of none,compressive,"),
+        (["--nproc", 3], "--nproc 3 does not divide the batch of 16 sequences"),
+        (["--lenght", 3], "unknown argument --lenght; see --help"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, message):
+    done = run(RECIPE, *arguments, check=False)
+    assert done.returncode == 2 and done.stdout.startswith(f"error: {message}")
+
+
+def made_up(folder, right: list[int]) -> None:
+    """A scored run, in which answer i has ``right[i]`` right symbols."""
+    folder.mkdir(parents=True)
+    target = np.tile(np.arange(20), (len(right), 1))
+    predicted = np.where(np.arange(20) < np.array(right)[:, None], target, (target + 1) % 20)
+    np.savez(folder / "test.npz", offset=np.arange(target.size), target=target.ravel(), predicted=predicted.ravel())
+    (folder / "train.log").write_text("| num. shared model params: 1,234 (num. trained: 1,234)\n")
+
+
+def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
+    made_up(tmp_path / "100/none-seed1", [20, 10])
+    made_up(tmp_path / "100/none-seed2", [20, 20])
+    made_up(tmp_path / "100/sticky-fixed-seed1", [5, 19])
+    summary = [ENVIRONMENT["PYTHON"], ROOT / "recipes/sorting/summary.py"]
+    table = run(*summary, tmp_path).stdout
+    sticky, none = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert (none["length"], none["memory"], none["parameters"]) == (100, "none", 1234)
+    assert none["accuracy"] == {"mean": pytest.approx(0.875), "std": pytest.approx(0.125 * 2**0.5)}
+    assert none["matches"] == {"mean": pytest.approx(0.75), "std": pytest.approx(0.25 * 2**0.5)}
+    assert none["seeds"]["1"]["accuracy"] == pytest.approx(0.75)
+    assert sticky["accuracy"] == {"mean": pytest.approx(0.6), "std": None} and sticky["matches"]["mean"] == 0
+    assert [line.split()[4:] for line in table.splitlines()[1:3]] == [
+        ["60.0", "0.0"],
+        ["87.5", "±", "17.7", "75.0", "±", "35.4"],
+    ]
+    assert not (tmp_path / "accuracy.png").exists()
+    made_up(tmp_path / "200/none-seed1", [3])
+    run(*summary, tmp_path)
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_summary_of_nothing_says_so(tmp_path):
+    done = run(ENVIRONMENT["PYTHON"], ROOT / "recipes/sorting/summary.py", tmp_path, check=False)
+    assert done.returncode == 1 and "nothing was scored" in done.stdout
