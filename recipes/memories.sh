@@ -21,6 +21,7 @@ memory_arguments() {
 # Calls "$1 MEMORY SEED" for every memory and seed, `jobs` side by side, and fails if one does.
 for_each_run() {
   local memory seed failed=0
+  trap 'trap "" TERM; kill 0; exit 130' INT TERM  # what bash starts in the background ignores Ctrl-C
   for seed in ${seeds//,/ }; do
     for memory in ${memories//,/ }; do
       while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || failed=1; done
@@ -28,6 +29,7 @@ for_each_run() {
     done
   done
   while [ -n "$(jobs -rp)" ]; do wait -n || failed=1; done
+  trap - INT TERM
   return $failed
 }
 

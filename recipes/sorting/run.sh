@@ -41,16 +41,16 @@ done
 case $size in
   tiny)
     length=${length:-490} memories=${memories:-none,compressive,continuous} seeds=${seeds:-1} jobs=${jobs:-2}
-    sequences=8000 segment=64 batch=16 save_interval=100
+    sequences=6400 segment=64 batch=16 save_interval=100
     model="--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
       --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
-    training="--lr 3e-3 --warmup-updates 50 --max-update 500 --num-workers 0"
+    training="--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --max-update 400 --num-workers 0"
     ;;
   small)
     length=${length:-2000} sequences=8000 segment=128 batch=16 save_interval=100
     model="--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
-      --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 128"
-    training="--lr 3e-3 --warmup-updates 50 --max-update 1000 --num-workers 0"
+      --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
+    training="--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --max-update 1500 --num-workers 0"
     ;;
   paper)
     length=${length:-8000} sequences=8000 segment=1024 batch=8 save_interval=500
@@ -61,6 +61,9 @@ case $size in
 esac
 memories=${memories:-$all_memories} seeds=${seeds:-1,2,3} jobs=${jobs:-1}
 for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
+for option in length nproc jobs; do
+  [[ ${!option} =~ ^[1-9][0-9]*$ ]] || die "--$option must be a positive number, got ${!option}"
+done
 [ $((batch % nproc)) -eq 0 ] || die "--nproc $nproc does not divide the batch of $batch sequences"
 [ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 dir=${dir:-$root/runs/sorting-$size}
@@ -80,9 +83,9 @@ train_one() {  # memory, seed
     --batch-size $((batch / nproc)) --update-freq $segments $model $(memory_arguments "$1") \
     --criterion ltm_cross_entropy --optimizer adam --clip-norm 0.25 --lr-scheduler cosine $training --seed "$2" \
     --save-dir "$save" --no-epoch-checkpoints --save-interval-updates $save_interval --keep-interval-updates 1 \
-    --tensorboard-logdir "$save/tensorboard" --log-format simple --log-interval 10 --log-file "$save/train.log" \
-    ${further[@]+"${further[@]}"} > "$save/output.log" 2>&1 \
-    || die "training $save failed: $(tail -n 1 "$save/output.log")"
+    --tensorboard-logdir "$save/tensorboard" --log-format simple --log-interval 10 \
+    ${further[@]+"${further[@]}"} >> "$save/train.log" 2>&1 \
+    || die "training $save failed: $(tail -n 1 "$save/train.log")"
   touch "$save/done"
 }
 

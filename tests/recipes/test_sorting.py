@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 
 import numpy as np
 import pytest
-from command_line import ENVIRONMENT, ROOT, run
+from command_line import ENVIRONMENT, ROOT, logged, run
 
 RECIPE = ROOT / "recipes/sorting/run.sh"
 
@@ -24,35 +25,37 @@ def test_the_tiny_recipe_shows_what_the_memory_is_for(tmp_path):
     for memory, value in accuracy.items():
         assert f"{100 * value:.1f}" in next(line for line in done.stdout.splitlines() if f" {memory} " in line)
         logged = json.loads((tmp_path / f"490/{memory}-seed1/test.json").read_text())
-        assert logged["accuracy"] == pytest.approx(value) and logged["tokens"] == 20 * 800
+        assert logged["accuracy"] == pytest.approx(value) and logged["tokens"] == 20 * 640
     again = run(RECIPE, "--tiny", "--stage", 1, "--dir", tmp_path).stdout
     assert again.count("is trained already") == 3 and "scoring" not in again
 
 
 @pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on(tmp_path):
-    command = [RECIPE, "--tiny", "--memory", "none", "--length", 42, "--dir", tmp_path]
-    command += ["--stop-stage", 2, "--", "--save-interval-updates", 5, "--validate-interval", 100]
-    run(RECIPE, "--tiny", "--length", 42, "--dir", tmp_path, "--stage", 1, "--stop-stage", 1)
+    options = ["--tiny", "--memory", "none", "--length", 42, "--dir", tmp_path, "--stop-stage", 2]
+    options += ["--", "--save-interval-updates", 50, "--max-update", 200]
+    run(RECIPE, "--stage", 1, "--stop-stage", 1, *options[:7])
     save = tmp_path / "42/none-seed1"
     started = subprocess.Popen(
-        [str(part) for part in [*command[:1], "--stage", 2, *command[1:]]],
+        [str(part) for part in [RECIPE, "--stage", 2, *options]],
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while not list(save.glob("checkpoint_1_*.pt")) and started.poll() is None and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300
+    log = save / "train.log"
+    while not (log.exists() and "Saved checkpoint" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    assert not (save / "done").exists()
-    run(*command[:1], "--stage", 2, *command[1:])
+    os.killpg(started.pid, signal.SIGINT)  # Ctrl-C
+    assert started.wait() == 130
+    stopped = log.read_text()
+    time.sleep(3)
+    assert log.read_text() == stopped and not (save / "done").exists()
+    run(RECIPE, "--stage", 2, *options)
     assert (save / "done").exists()
-    log = (save / "train.log").read_text()
-    assert "Loaded checkpoint" in log and "checkpoint_last.pt (epoch 1 @ " in log
-    assert len(list(save.glob("checkpoint_1_*.pt"))) <= 1
+    assert re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch 1 @ (50|100|150) updates\)", log.read_text())
+    assert logged(log.read_text(), "train_inner", "num_updates")[-1] == 200
 
 
 def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
@@ -77,6 +80,7 @@ def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
     [
         (["--size", "huge"], "unknown size huge; choose of tiny, small, paper"),
         (["--memory", "none,sticki"], "unknown memory sticki; choose of none,compressive,"),
+        (["--length", "2k"], "--length must be a positive number, got 2k"),
         (["--nproc", 3], "--nproc 3 does not divide the batch of 16 sequences"),
         (["--lenght", 3], "unknown argument --lenght; see --help"),
     ],
