@@ -14,7 +14,7 @@
 # stage 0  install (recipes/setup.sh)
 # stage 1  generate the sequences
 # stage 2  train every memory with every seed; what was stopped goes on, what is done is not repeated
-# stage 3  score the test split with the checkpoint of the lowest validation loss
+# stage 3  score the validation and test splits
 # stage 4  accuracy and exact matches: a table, results.json and, of several lengths, accuracy.png
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
@@ -32,30 +32,28 @@ while [ $# -gt 0 ]; do
     --jobs) jobs=$2; shift 2 ;;
     --stage) stage=$2; shift 2 ;;
     --stop-stage) stop_stage=$2; shift 2 ;;
-    -h|--help) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --) shift; break ;;
     *) die "unknown argument $1; see --help" ;;
   esac
 done
 
+small_model="--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
+  --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
+small_training="--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --num-workers 0"
 case $size in
   tiny)
     length=${length:-490} memories=${memories:-none,compressive,continuous} seeds=${seeds:-1} jobs=${jobs:-2}
-    sequences=6400 segment=64 batch=16 save_interval=100
-    model="--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
-      --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
-    training="--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --max-update 400 --num-workers 0"
+    sequences=6400 segment=64 batch=16 model=$small_model training=$small_training updates=400
     ;;
   small)
-    length=${length:-2000} sequences=8000 segment=128 batch=16 save_interval=100
-    model="--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
-      --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
-    training="--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --max-update 1500 --num-workers 0"
+    length=${length:-2000}
+    sequences=8000 segment=128 batch=16 model=$small_model training=$small_training updates=1500
     ;;
   paper)
-    length=${length:-8000} sequences=8000 segment=1024 batch=8 save_interval=500
+    length=${length:-8000}
+    sequences=8000 segment=1024 batch=8 training="--lr 2e-4" updates=20000
     model="--arch infinite_former_lm_sort --untie-embeddings"
-    training="--lr 2e-4 --max-update 20000"
     ;;
   *) die "unknown size $size; choose of tiny, small, paper" ;;
 esac
@@ -81,21 +79,24 @@ train_one() {  # memory, seed
   train "$data" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
     --tokens-per-sample $segment --stm-length $segment --document-boundaries reset \
     --batch-size $((batch / nproc)) --update-freq $segments $model $(memory_arguments "$1") \
-    --criterion ltm_cross_entropy --optimizer adam --clip-norm 0.25 --lr-scheduler cosine $training --seed "$2" \
-    --save-dir "$save" --no-epoch-checkpoints --save-interval-updates $save_interval --keep-interval-updates 1 \
-    --tensorboard-logdir "$save/tensorboard" --log-format simple --log-interval 10 \
+    --criterion ltm_cross_entropy --optimizer adam --clip-norm 0.25 --lr-scheduler cosine $training \
+    --max-update $updates --seed "$2" \
+    --save-dir "$save" --no-epoch-checkpoints --save-interval-updates 200 --keep-interval-updates 1 \
+    --disable-validation --tensorboard-logdir "$save/tensorboard" --log-format simple --log-interval 10 \
     ${further[@]+"${further[@]}"} >> "$save/train.log" 2>&1 \
     || die "training $save failed: $(tail -n 1 "$save/train.log")"
   touch "$save/done"
 }
 
 score_one() {  # memory, seed
-  local save=$dir/$length/$1-seed$2
-  [ "$save/checkpoint_best.pt" -nt "$save/test.json" ] || return 0
-  echo "scoring $save" >&2
-  "$venv/infformer-eval" "$data" --path "$save/checkpoint_best.pt" --split test --batch-size $batch --json \
-    --predictions "$save/test.npz" > "$save/test.json.partial"
-  mv "$save/test.json.partial" "$save/test.json"
+  local save=$dir/$length/$1-seed$2 split
+  for split in valid test; do
+    [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
+    echo "scoring $save on $split" >&2
+    "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --split $split --batch-size $batch --json \
+      --predictions "$save/$split.npz" > "$save/$split.json.partial"
+    mv "$save/$split.json.partial" "$save/$split.json"
+  done
 }
 
 if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi

@@ -2,7 +2,8 @@
 
 An answer is 20 symbols, each predicted after the right ones before it. Accuracy is the share of right symbols; a match
 is an answer whose symbols are all right, which is what greedy decoding would give as well. Mean and standard deviation
-are over seeds. Of several lengths, accuracy.png shows accuracy by length (matplotlib: pip install '.[plot]').
+are over seeds, of the test split; results.json has each seed, and the validation split. Of several lengths,
+accuracy.png shows accuracy by length (matplotlib: pip install '.[plot]').
 """
 
 import argparse
@@ -20,30 +21,36 @@ SYMBOLS = 20
 GUESSING = sum(1 / left for left in range(1, SYMBOLS + 1)) / SYMBOLS
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """What one run has scored: accuracy and share of matches, and the model's number of parameters."""
-    predictions = np.load(folder / "test.npz")
+def read(file: Path) -> dict[str, Any]:
+    """Number of sequences, accuracy and share of matches in what ``infformer-eval --predictions`` wrote."""
+    predictions = np.load(file)
     right = (predictions["target"] == predictions["predicted"]).reshape(-1, SYMBOLS)
-    found = {"sequences": len(right), "accuracy": right.mean(), "matches": right.all(axis=1).mean()}
-    parameters = re.search(r"num\. shared model params: ([\d,]+)", (folder / "train.log").read_text())
-    return found | {"parameters": int(parameters[1].replace(",", ""))}
+    return {"sequences": len(right), "accuracy": right.mean(), "matches": right.all(axis=1).mean()}
+
+
+def parameters(log: Path) -> int:
+    """The number of parameters of the model, from the log of its training."""
+    return int(re.search(r"num\. shared model params: ([\d,]+)", log.read_text())[1].replace(",", ""))
 
 
 def summarise(root: Path) -> list[dict[str, Any]]:
     """For each length and memory under ``root`` that was scored, its seeds with mean and standard deviation."""
-    runs: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    runs: dict[tuple[int, str], list[Path]] = {}
     for file in root.glob("*/*-seed*/test.npz"):
-        memory, seed = file.parent.name.rsplit("-seed", 1)
-        runs.setdefault((int(file.parents[1].name), memory), {})[int(seed)] = read(file.parent)
+        memory = file.parent.name.rsplit("-seed", 1)[0]
+        runs.setdefault((int(file.parents[1].name), memory), []).append(file.parent)
     rows = []
-    for (length, memory), seeds in runs.items():
-        row: dict[str, Any] = {"length": length, "memory": memory}
-        row["parameters"] = next(iter(seeds.values()))["parameters"]
+    for (length, memory), folders in runs.items():
+        row: dict[str, Any] = {"length": length, "memory": memory, "parameters": parameters(folders[0] / "train.log")}
+        seeds = {int(folder.name.rsplit("-seed", 1)[1]): folder for folder in folders}
+        row["seeds"] = {
+            seed: {split: read(seeds[seed] / f"{split}.npz") for split in ("valid", "test")} for seed in sorted(seeds)
+        }
         for name in ("accuracy", "matches"):
-            values = [found[name] for found in seeds.values()]
-            row[name] = {"mean": statistics.mean(values)}
-            row[name]["std"] = statistics.stdev(values) if len(values) > 1 else None
-        rows.append(row | {"seeds": dict(sorted(seeds.items()))})
+            values = [found["test"][name] for found in row["seeds"].values()]
+            std = statistics.stdev(values) if len(values) > 1 else None
+            row[name] = {"mean": statistics.mean(values), "std": std}
+        rows.append(row)
     return sorted(rows, key=lambda row: (row["length"], row["accuracy"]["mean"]))
 
 

@@ -91,11 +91,12 @@ def test_wrong_options_are_refused(arguments, message):
 
 
 def made_up(folder, right: list[int]) -> None:
-    """A scored run, in which answer i has ``right[i]`` right symbols."""
+    """A scored run, in which answer i of the test split has ``right[i]`` right symbols; all of the other are."""
     folder.mkdir(parents=True)
     target = np.tile(np.arange(20), (len(right), 1))
     predicted = np.where(np.arange(20) < np.array(right)[:, None], target, (target + 1) % 20)
-    np.savez(folder / "test.npz", offset=np.arange(target.size), target=target.ravel(), predicted=predicted.ravel())
+    for split, words in (("valid", target), ("test", predicted)):
+        np.savez(folder / f"{split}.npz", target=target.ravel(), predicted=words.ravel())
     (folder / "train.log").write_text("| num. shared model params: 1,234 (num. trained: 1,234)\n")
 
 
@@ -109,7 +110,8 @@ def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
     assert (none["length"], none["memory"], none["parameters"]) == (100, "none", 1234)
     assert none["accuracy"] == {"mean": pytest.approx(0.875), "std": pytest.approx(0.125 * 2**0.5)}
     assert none["matches"] == {"mean": pytest.approx(0.75), "std": pytest.approx(0.25 * 2**0.5)}
-    assert none["seeds"]["1"]["accuracy"] == pytest.approx(0.75)
+    assert none["seeds"]["1"]["test"]["accuracy"] == pytest.approx(0.75)
+    assert none["seeds"]["1"]["valid"] == {"sequences": 2, "accuracy": 1, "matches": 1}
     assert sticky["accuracy"] == {"mean": pytest.approx(0.6), "std": None} and sticky["matches"]["mean"] == 0
     assert [line.split()[4:] for line in table.splitlines()[1:3]] == [
         ["60.0", "0.0"],
