@@ -36,7 +36,7 @@ for_each_run() {
 # fairseq-train, in `nproc` processes: srun's in a SLURM job of several nodes, else torchrun's.
 train() {
   if [ "$nproc" -eq 1 ]; then
-    "$venv/fairseq-train" "$@"
+    "$venv/fairseq-train" --distributed-world-size 1 "$@"  # or fairseq starts one for each GPU
   elif [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
     srun --ntasks "$nproc" --kill-on-bad-exit=1 "$venv/fairseq-train" "$@"
   else
