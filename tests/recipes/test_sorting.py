@@ -20,8 +20,8 @@ def test_the_tiny_recipe_shows_what_the_memory_is_for(tmp_path):
     rows = {row["memory"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
     assert set(rows) == {"none", "compressive", "continuous"}
     accuracy = {memory: row["accuracy"]["mean"] for memory, row in rows.items()}
-    # What attention sees is some 90 of the 490 symbols: enough to beat a guess.
-    assert accuracy["continuous"] > accuracy["none"] + 0.03 > 0.18 + 0.03
+    assert accuracy["continuous"] > accuracy["none"] + 0.05
+    assert accuracy["none"] > 0.15  # it has learned not to give a symbol twice, or its defeat would say nothing
     for memory, value in accuracy.items():
         assert f"{100 * value:.1f}" in next(line for line in done.stdout.splitlines() if f" {memory} " in line)
         logged = json.loads((tmp_path / f"490/{memory}-seed1/test.json").read_text())
