@@ -1,6 +1,6 @@
 # Sourced by recipes that compare memories, after staged.sh: how the memories are called, and how their runs share the
 # machine. A recipe sets `memories` and `seeds` (with commas between), `jobs` (runs side by side) and `nproc` (processes
-# of one run, by torchrun).
+# of one run).
 
 all_memories=none,compressive,continuous,continuous-fixed,sticky,sticky-fixed
 
@@ -21,6 +21,7 @@ memory_arguments() {
 # Calls "$1 MEMORY SEED" for every memory and seed, `jobs` side by side, and fails if one does.
 for_each_run() {
   local memory seed failed=0
+  trap 'trap "" TERM; kill 0; exit 130' INT TERM  # what bash starts in the background ignores Ctrl-C
   for seed in ${seeds//,/ }; do
     for memory in ${memories//,/ }; do
       while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || failed=1; done
@@ -28,14 +29,17 @@ for_each_run() {
     done
   done
   while [ -n "$(jobs -rp)" ]; do wait -n || failed=1; done
+  trap - INT TERM
   return $failed
 }
 
-# fairseq-train, in `nproc` processes.
+# fairseq-train, in `nproc` processes: srun's in a SLURM job of several nodes, else torchrun's.
 train() {
-  if [ "$nproc" -gt 1 ]; then
-    "$venv/torchrun" --standalone --nproc-per-node "$nproc" "$venv/fairseq-train" "$@"
+  if [ "$nproc" -eq 1 ]; then
+    "$venv/fairseq-train" --distributed-world-size 1 "$@"  # or fairseq starts one for each GPU
+  elif [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
+    srun --ntasks "$nproc" --kill-on-bad-exit=1 "$venv/fairseq-train" "$@"
   else
-    "$venv/fairseq-train" "$@"
+    "$venv/torchrun" --standalone --nproc-per-node "$nproc" "$venv/fairseq-train" "$@"
   fi
 }
