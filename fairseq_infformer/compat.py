@@ -57,7 +57,8 @@ def choose_precision(cfg: Any, command: str) -> None:
     """
     if cfg.common.bf16 and utils.xm is None:
         cfg.common.tpu = cfg.distributed_training.tpu = False
-    if command == "train" and cfg.common.fp16 and (cfg.common.cpu or not torch.cuda.is_available()):
+    on_cpu = cfg.common.cpu or not torch.cuda.is_available()
+    if command == "train" and cfg.common.fp16 and not cfg.common.amp and on_cpu:
         given = "--memory-efficient-fp16" if cfg.common.memory_efficient_fp16 else "--fp16"
         raise InputError(f"{given} trains on GPUs only; on a CPU give {given.replace('fp16', 'bf16')}, or neither")
 

@@ -158,7 +158,8 @@ def settle(monkeypatch, tmp_path):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        given = TASK if command is not fairseq_cli.train else [*TASK, *TINY[:-1], "--save-dir", tmp_path / "save"]
+        saved = ["--batch-size", 2, "--save-dir", tmp_path / "save"]
+        given = TASK if command is not fairseq_cli.train else [*TASK, *TINY[:-1], *saved]
         monkeypatch.setattr(sys, "argv", [str(word) for word in ("fairseq", tmp_path / "data", *given, *flags)])
         command.cli_main()
         return began.pop()
