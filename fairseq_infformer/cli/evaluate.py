@@ -112,7 +112,7 @@ def score(
         answers, (targets, 3): the offset, the word, and the word that was most probable.
     """
     answers = str(task.cfg.score) == "answers"
-    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05, count_correct=answers)
+    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05)
     batches = task.get_batch_iterator(
         task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
     ).next_epoch_itr(shuffle=False)
@@ -129,7 +129,9 @@ def score(
             scored = sample["target"].ne(task.dictionary.pad())
             row, place = scored.nonzero().cpu().numpy().T
             words = torch.stack([sample["target"][scored], criterion.predict(model, net_output, scored)], dim=1)
-            predictions.append(np.column_stack([sample["start"][row] + place, words.cpu().numpy()]))
+            words = words.cpu().numpy()
+            totals["correct"] = totals.get("correct", 0.0) + float((words[:, 0] == words[:, 1]).sum())
+            predictions.append(np.column_stack([sample["start"][row] + place, words]))
     return distributed.summed(totals), distributed.joined(np.concatenate(predictions))
 
 
