@@ -37,7 +37,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import paired, progress, resident, seconds, summary
+from measure import give_back_freed_memory, paired, progress, resident, seconds, summary
 from plain import PlainMemory, SoftmaxRead
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
@@ -275,10 +275,12 @@ def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
         if tokens <= 20_000:
             early = state
         if 20_000 < tokens <= 40_000:
+            give_back_freed_memory()
             held = resident()
         if segment % 20 == 0:
             progress(f"row 5: {tokens:,}/{args.tokens:,} tokens")
         state = read_on(state)
+    give_back_freed_memory()
     grown = resident()
     # Both spans of 20,000 tokens again, in turn, each solving its own operators.
     OPERATORS.solved.clear()
