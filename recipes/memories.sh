@@ -1,6 +1,5 @@
-# Sourced by recipes that compare memories, after staged.sh: how the memories are called, and how their runs share the
-# machine. A recipe sets `memories` and `seeds` (with commas between), `jobs` (runs side by side) and `nproc` (processes
-# of one run).
+# Sourced by recipes that compare memories, after staged.sh: how the memories are called, and how their runs are trained,
+# scored, and share the machine.
 
 all_memories=none,compressive,continuous,continuous-fixed,sticky,sticky-fixed
 
@@ -18,14 +17,41 @@ memory_arguments() {
   esac
 }
 
+# compare "NAME NAME..." "$@": reads the options that all such recipes have, and those named. Sets `size`, `dir`, `memory`
+# and `seeds` (with commas between), `nproc` (processes of one run) and `jobs` (runs side by side), empty if not given.
+compare() {
+  local own=$1 argument arguments=()
+  shift
+  for argument in "$@"; do
+    case $argument in --tiny) arguments+=(--size tiny) ;; *) arguments+=("$argument") ;; esac
+  done
+  size="" dir="" memory="" seeds="" nproc="" jobs=""
+  read_options "$own size dir memory seeds nproc jobs" ${arguments[@]+"${arguments[@]}"}
+}
+
+# What the recipe did not set, what must hold before any work, and `command`, which tells the results where they are from.
+check_comparison() {
+  local name option
+  memory=${memory:-$all_memories} seeds=${seeds:-1} nproc=${nproc:-1} jobs=${jobs:-1}
+  for name in ${memory//,/ }; do memory_arguments "$name" > /dev/null; done
+  for option in ${seeds//,/ }; do [[ $option =~ ^[0-9]+$ ]] || die "--seeds takes numbers with commas between, got $seeds"; done
+  for option in nproc jobs "$@"; do
+    [[ ${!option} =~ ^[1-9][0-9]*$ ]] || die "--$option must be a positive number, got ${!option}"
+  done
+  # Threads of trainings side by side would wait for each other.
+  [ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+  command="recipes/$(basename "$(dirname "$0")")/run.sh --size $size --memory $memory --seeds $seeds"
+  command+=${further[*]:+ -- ${further[*]}}
+}
+
 # Calls "$1 MEMORY SEED" for every memory and seed, `jobs` side by side, and fails if one does.
 for_each_run() {
-  local memory seed failed=0
+  local name seed failed=0
   trap 'trap "" TERM; kill 0; exit 130' INT TERM  # what bash starts in the background ignores Ctrl-C
   for seed in ${seeds//,/ }; do
-    for memory in ${memories//,/ }; do
+    for name in ${memory//,/ }; do
       while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || failed=1; done
-      "$1" "$memory" "$seed" &
+      "$1" "$name" "$seed" &
     done
   done
   while [ -n "$(jobs -rp)" ]; do wait -n || failed=1; done
@@ -33,8 +59,22 @@ for_each_run() {
   return $failed
 }
 
-# fairseq-train, in `nproc` processes: srun's in a SLURM job of several nodes, else torchrun's.
+# train SAVE DATA ARGUMENT...: fairseq-train, in `nproc` processes (srun's in a SLURM job of several nodes, else torchrun's).
+# What was stopped goes on; what is done is not repeated.
 train() {
+  local save=$1
+  shift
+  [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
+  mkdir -p "$save"
+  echo "training $save: log in $save/train.log" >&2
+  set -- "$@" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --save-dir "$save" \
+    --no-epoch-checkpoints --log-format json --log-interval 10 --tensorboard-logdir "$save/tensorboard"
+  "$venv/python" "$root/recipes/runs.py" "$save" fairseq-train "$@"
+  launch "$@" >> "$save/train.log" 2>&1 || die "training $save failed: $(tail -n 1 "$save/train.log")"
+  touch "$save/done"
+}
+
+launch() {
   if [ "$nproc" -eq 1 ]; then
     "$venv/fairseq-train" --distributed-world-size 1 "$@"  # or fairseq starts one for each GPU
   elif [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
@@ -42,4 +82,14 @@ train() {
   else
     "$venv/torchrun" --standalone --nproc-per-node "$nproc" "$venv/fairseq-train" "$@"
   fi
+}
+
+# score SAVE DATA NAME ARGUMENT...: infformer-eval, into SAVE/NAME.json, unless that was made of the last checkpoint.
+score() {
+  local save=$1 data=$2 name=$3
+  shift 3
+  [ "$save/checkpoint_last.pt" -nt "$save/$name.json" ] || return 0
+  echo "scoring $save: $name" >&2
+  "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --json "$@" > "$save/$name.json.partial"
+  mv "$save/$name.json.partial" "$save/$name.json"
 }

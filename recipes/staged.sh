@@ -1,7 +1,6 @@
 # Sourced by staged recipes: the environment, --stage/--stop-stage, and what every stage starts with.
 #
-# A recipe sets `root` before, reads its options, `stage` and `stop_stage` among them, and wraps each step in
-# `if stage N "what it does"; then … fi`.
+# A recipe sets `root` before, calls `read_options`, and wraps each step in `if stage N "what it does"; then … fi`.
 set -euo pipefail
 
 stage=${stage:-0}
@@ -11,6 +10,25 @@ venv=$root/.venv/bin
 export PYTHONWARNINGS=ignore PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
 die() { echo "error: $*" >&2; exit 2; }
+
+# read_options "NAME NAME..." "$@": sets the variable NAME for each "--NAME VALUE", and the array `further` to what
+# follows "--". --help prints the comment on top of the recipe.
+read_options() {
+  local known=" $1 stage stop_stage " name
+  shift
+  further=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+      --) shift; further=("$@"); return ;;
+    esac
+    name=${1#--} name=${name//-/_}
+    [[ $1 == --* && $known == *" $name "* ]] || die "unknown argument $1; see --help"
+    [ $# -gt 1 ] || die "$1 needs a value"
+    printf -v "$name" %s "$2"
+    shift 2
+  done
+}
 
 stage() {
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] || return 1

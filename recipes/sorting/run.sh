@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sort 20 symbols by how often they came in a long sequence, with several memories (Martins et al. 2022, section 4.1).
 #
-#   recipes/sorting/run.sh [--size tiny|small|paper] [--tiny] [--length N] [--memory NAME,NAME] [--seeds N,N]
+#   recipes/sorting/run.sh [--size tiny|small|paper | --tiny] [--length N] [--memory NAME,NAME] [--seeds N,N]
 #                          [--dir runs/sorting-SIZE] [--nproc N] [--jobs N] [--stage 0..4] [--stop-stage 0..4]
 #                          [-- further arguments of fairseq-train]
 #
@@ -15,35 +15,19 @@
 # stage 1  generate the sequences
 # stage 2  train every memory with every seed; what was stopped goes on, what is done is not repeated
 # stage 3  score the validation and test splits
-# stage 4  accuracy and exact matches: a table, results.json and, of several lengths, accuracy.png
+# stage 4  accuracy and exact matches: a table, results.json and plots
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
 . "$root/recipes/memories.sh"
-dir="" size=small length="" memories="" seeds="" nproc=1 jobs=""
-while [ $# -gt 0 ]; do
-  case $1 in
-    --size) size=$2; shift 2 ;;
-    --tiny) size=tiny; shift ;;
-    --length) length=$2; shift 2 ;;
-    --memory) memories=$2; shift 2 ;;
-    --seeds) seeds=$2; shift 2 ;;
-    --dir) dir=$2; shift 2 ;;
-    --nproc) nproc=$2; shift 2 ;;
-    --jobs) jobs=$2; shift 2 ;;
-    --stage) stage=$2; shift 2 ;;
-    --stop-stage) stop_stage=$2; shift 2 ;;
-    -h|--help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --) shift; break ;;
-    *) die "unknown argument $1; see --help" ;;
-  esac
-done
+length=""
+compare length "$@"
 
 small_model="--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128
   --decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
 small_training="--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --num-workers 0"
-case $size in
+case ${size:=small} in
   tiny)
-    length=${length:-490} memories=${memories:-none,compressive,continuous} seeds=${seeds:-1} jobs=${jobs:-2}
+    length=${length:-490} memory=${memory:-none,compressive,continuous} seeds=${seeds:-1} jobs=${jobs:-2}
     sequences=6400 segment=64 batch=16 model=$small_model training=$small_training updates=400
     ;;
   small)
@@ -57,45 +41,28 @@ case $size in
     ;;
   *) die "unknown size $size; choose of tiny, small, paper" ;;
 esac
-memories=${memories:-$all_memories} seeds=${seeds:-1,2,3} jobs=${jobs:-1}
-for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
-for option in length nproc jobs; do
-  [[ ${!option} =~ ^[1-9][0-9]*$ ]] || die "--$option must be a positive number, got ${!option}"
-done
+seeds=${seeds:-1,2,3}
+check_comparison length
 [ $((batch % nproc)) -eq 0 ] || die "--nproc $nproc does not divide the batch of $batch sequences"
-[ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 dir=${dir:-$root/runs/sorting-$size}
 data=$dir/$length/data
 # An update is one sequence of each stream: its answer, <answer> and </answer> follow the symbols.
 segments=$(((length + 22 + segment - 1) / segment))
-further=("$@")
 
 train_one() {  # memory, seed
-  local save=$dir/$length/$1-seed$2
-  [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
-  mkdir -p "$save"
-  echo "training $save: log in $save/train.log" >&2
   # shellcheck disable=SC2046,SC2086
-  train "$data" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
+  train "$dir/$length/$1-seed$2" "$data" --score answers \
     --tokens-per-sample $segment --stm-length $segment --document-boundaries reset \
     --batch-size $((batch / nproc)) --update-freq $segments $model $(memory_arguments "$1") \
     --criterion ltm_cross_entropy --optimizer adam --clip-norm 0.25 --lr-scheduler cosine $training \
-    --max-update $updates --seed "$2" \
-    --save-dir "$save" --no-epoch-checkpoints --save-interval-updates 200 --keep-interval-updates 1 \
-    --disable-validation --tensorboard-logdir "$save/tensorboard" --log-format simple --log-interval 10 \
-    ${further[@]+"${further[@]}"} >> "$save/train.log" 2>&1 \
-    || die "training $save failed: $(tail -n 1 "$save/train.log")"
-  touch "$save/done"
+    --max-update $updates --seed "$2" --save-interval-updates 200 --keep-interval-updates 1 --disable-validation \
+    ${further[@]+"${further[@]}"}
 }
 
 score_one() {  # memory, seed
   local save=$dir/$length/$1-seed$2 split
   for split in valid test; do
-    [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
-    echo "scoring $save on $split" >&2
-    "$venv/infformer-eval" "$data" --path "$save/checkpoint_last.pt" --split $split --batch-size $batch --json \
-      --predictions "$save/$split.npz" > "$save/$split.json.partial"
-    mv "$save/$split.json.partial" "$save/$split.json"
+    score "$save" "$data" $split --split $split --batch-size $batch --predictions "$save/$split.npz"
   done
 }
 
@@ -109,4 +76,4 @@ if stage 2 "train"; then for_each_run train_one; fi
 
 if stage 3 "score"; then for_each_run score_one; fi
 
-if stage 4 "accuracy"; then "$venv/python" "$root/recipes/sorting/summary.py" "$dir"; fi
+if stage 4 "accuracy"; then "$venv/python" "$root/recipes/sorting/summary.py" "$dir" --command "$command"; fi

@@ -5,11 +5,16 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from command_line import ENVIRONMENT, ROOT, logged, run
+from command_line import ENVIRONMENT, ROOT, run
+
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import runs
 
 RECIPE = ROOT / "recipes/sorting/run.sh"
 
@@ -17,15 +22,14 @@ RECIPE = ROOT / "recipes/sorting/run.sh"
 @pytest.mark.slow
 def test_the_tiny_recipe_shows_what_the_memory_is_for(tmp_path):
     done = run(RECIPE, "--tiny", "--stage", 1, "--dir", tmp_path, timeout=900)
-    rows = {row["memory"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    assert set(rows) == {"none", "compressive", "continuous"}
-    accuracy = {memory: row["accuracy"]["mean"] for memory, row in rows.items()}
+    found = {run["memory"]: run for run in json.loads((tmp_path / "results.json").read_text())["runs"]}
+    assert set(found) == {"none", "compressive", "continuous"}
+    accuracy = {memory: run["test"]["accuracy"] for memory, run in found.items()}
     assert accuracy["continuous"] > accuracy["none"] + 0.05
     assert accuracy["none"] > 0.15  # it has learned not to give a symbol twice, or its defeat would say nothing
     for memory, value in accuracy.items():
         assert f"{100 * value:.1f}" in next(line for line in done.stdout.splitlines() if f" {memory} " in line)
-        logged = json.loads((tmp_path / f"490/{memory}-seed1/test.json").read_text())
-        assert logged["accuracy"] == pytest.approx(value) and logged["tokens"] == 20 * 640
+        assert found[memory]["test"]["tokens"] == 20 * 640
     again = run(RECIPE, "--tiny", "--stage", 1, "--dir", tmp_path).stdout
     assert again.count("is trained already") == 3 and "scoring" not in again
 
@@ -55,7 +59,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path):
     run(RECIPE, "--stage", 2, *options)
     assert (save / "done").exists()
     assert re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch 1 @ (50|100|150) updates\)", log.read_text())
-    assert logged(log.read_text(), "train_inner", "num_updates")[-1] == 200
+    assert runs.training(save)["updates"] == 200 and runs.training(save)["launches"] == 2
 
 
 def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
@@ -90,37 +94,43 @@ def test_wrong_options_are_refused(arguments, message):
     assert done.returncode == 2 and done.stdout.startswith(f"error: {message}")
 
 
+TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
+2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.5", "accuracy": "20", "num_updates": "10", "wall": "60"}
+2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.4", "accuracy": "21", "num_updates": "20", "wall": "120"}
+2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.3", "accuracy": "22", "num_updates": "20", "wall": "180"}
+"""
+
+
 def made_up(folder, right: list[int]) -> None:
     """A scored run, in which answer i of the test split has ``right[i]`` right symbols; all of the other are."""
     folder.mkdir(parents=True)
+    runs.note_launch(folder, ["fairseq-train", f"{ROOT}/runs/data"])
     target = np.tile(np.arange(20), (len(right), 1))
     predicted = np.where(np.arange(20) < np.array(right)[:, None], target, (target + 1) % 20)
     for split, words in (("valid", target), ("test", predicted)):
         np.savez(folder / f"{split}.npz", target=target.ravel(), predicted=words.ravel())
-    (folder / "train.log").write_text("| num. shared model params: 1,234 (num. trained: 1,234)\n")
+        (folder / f"{split}.json").write_text(json.dumps({"path": "x", "split": split, "tokens": target.size}))
+    (folder / "train.log").write_text(TRAIN_LOG)
 
 
 def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
     made_up(tmp_path / "100/none-seed1", [20, 10])
     made_up(tmp_path / "100/none-seed2", [20, 20])
     made_up(tmp_path / "100/sticky-fixed-seed1", [5, 19])
-    summary = [ENVIRONMENT["PYTHON"], ROOT / "recipes/sorting/summary.py"]
-    table = run(*summary, tmp_path).stdout
-    sticky, none = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert (none["length"], none["memory"], none["parameters"]) == (100, "none", 1234)
-    assert none["accuracy"] == {"mean": pytest.approx(0.875), "std": pytest.approx(0.125 * 2**0.5)}
-    assert none["matches"] == {"mean": pytest.approx(0.75), "std": pytest.approx(0.25 * 2**0.5)}
-    assert none["seeds"]["1"]["test"]["accuracy"] == pytest.approx(0.75)
-    assert none["seeds"]["1"]["valid"] == {"sequences": 2, "accuracy": 1, "matches": 1}
-    assert sticky["accuracy"] == {"mean": pytest.approx(0.6), "std": None} and sticky["matches"]["mean"] == 0
-    assert [line.split()[4:] for line in table.splitlines()[1:3]] == [
-        ["60.0", "0.0"],
-        ["87.5", "±", "17.7", "75.0", "±", "35.4"],
+    table = run(ENVIRONMENT["PYTHON"], ROOT / "recipes/sorting/summary.py", tmp_path).stdout
+    first, second, sticky = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert (first["length"], first["memory"], first["seed"], second["seed"]) == (100, "none", 1, 2)
+    assert first["valid"]["accuracy"] == 1 and first["test"]["accuracy"] == pytest.approx(0.75)
+    assert first["test"]["accuracy_by_place"] == [1] * 10 + [0.5] * 10
+    assert sticky["test"]["accuracy"] == pytest.approx(0.6) and sticky["test"]["matches"] == 0
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:4]]
+    assert cells == [
+        ["100", "sticky-fixed", "1,234", "1", "20", "40", "3.0 min", "60.0", "0.0"],
+        ["100", "none", "1,234", "2", "20", "40", "3.0 min", "87.5 ± 17.7", "75.0 ± 35.4"],
     ]
-    assert not (tmp_path / "accuracy.png").exists()
-    made_up(tmp_path / "200/none-seed1", [3])
-    run(*summary, tmp_path)
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    # What was lost when a run was stopped is not part of its curve; paths are those of the repository.
+    assert first["curve"] == {"update": [10, 20], "nll_loss": [2.5, 2.3], "accuracy": [20, 22]}
+    assert first["command"] == "fairseq-train runs/data"
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):

@@ -1,0 +1,171 @@
+"""What the runs of a recipe leave behind: how they were launched, how they learned, what they scored.
+
+As a command, ``runs.py FOLDER COMMAND...`` notes in FOLDER/launches.jsonl that COMMAND is about to be run, with the
+commit and the hardware. As a module it reads such folders into records, which are what ``recipes/results/`` keeps.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Optional
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCHES = "launches.jsonl"
+
+Record = dict[str, Any]
+
+
+# ---- Launches
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def commit() -> str:
+    """The commit that is checked out; with "+" after it if files differ from it."""
+    return _output("git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7") or "unknown"
+
+
+def hardware() -> str:
+    """The GPUs, or the cores of the CPU and the threads that each process takes."""
+    gpus = [line.split(" (")[0].split(": ", 1)[1] for line in _output("nvidia-smi", "-L").splitlines() if ": " in line]
+    if gpus:
+        return f"{len(gpus)} × {gpus[0]}"
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{cores} cores, {model[1] if model else 'CPU'}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads a process"
+    )
+
+
+def note_launch(folder: Path, command: Sequence[str]) -> None:
+    """Add a line to the folder's launches. Paths are written as they are from the repository's root."""
+    launch = {
+        "command": " ".join(command).replace(f"{ROOT}/", ""),
+        "commit": commit(),
+        "hardware": hardware(),
+        "torch": version("torch"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with (folder / LAUNCHES).open("a", encoding="utf-8") as out:
+        out.write(json.dumps(launch) + "\n")
+
+
+# ---- Records
+
+
+def logged(log: str, kind: str) -> Iterator[dict[str, float]]:
+    """What a training logged with ``--log-format json``, of ``kind``: train_inner, train or a split's name."""
+    for line in log.splitlines():
+        _, found, figures = line.partition(f"| {kind} | {{")
+        if found:
+            yield {name: float(value) for name, value in json.loads("{" + figures).items() if value is not None}
+
+
+def training(folder: Path) -> Record:
+    """How the run of a folder was trained: launches, parameters, seconds, and the curve of what was logged."""
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    launches = [json.loads(line) for line in (folder / LAUNCHES).read_text(encoding="utf-8").splitlines()]
+    # Updates that were lost when a run was stopped are logged twice: the later ones are in the model.
+    points = {int(point["num_updates"]): point for point in logged(log, "train_inner")}
+    points = [points[update] for update in sorted(points)]
+    shown = [name for name in ("nll_loss", "accuracy") if points and name in points[0]]
+    return {
+        "command": launches[0]["command"],
+        "commits": sorted({launch["commit"] for launch in launches}),
+        "hardware": sorted({launch["hardware"] for launch in launches}),
+        "started": launches[0]["started"],
+        "launches": len(launches),
+        "parameters": int(re.search(r"num\. shared model params: ([\d,]+)", log)[1].replace(",", "")),
+        "updates": int(points[-1]["num_updates"]) if points else 0,
+        "seconds": points[-1]["wall"] if points else 0.0,
+        "curve": {"update": [int(point["num_updates"]) for point in points]}
+        | {name: [point[name] for point in points] for name in shown},
+    }
+
+
+def score(folder: Path, split: str) -> Optional[Record]:
+    """What ``infformer-eval --json`` wrote of a split, but for where; None if it was not scored."""
+    file = folder / f"{split}.json"
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name not in ("path", "split")}
+
+
+def scored_runs(root: Path, pattern: str = "*-seed*") -> Iterator[tuple[Path, Record]]:
+    """The folder and the record of each run MEMORY-seedN under ``root`` whose test split was scored."""
+    for file in sorted(root.glob(f"{pattern}/test.json")):
+        memory, seed = re.fullmatch(r"(.+)-seed(\d+)", file.parent.name).groups()
+        record = {"memory": memory, "seed": int(seed)} | training(file.parent)
+        yield file.parent, record | {split: score(file.parent, split) for split in ("valid", "test")}
+
+
+def write(file: Path, results: Record) -> None:
+    """Write results with one line for each run, at once."""
+    settings = {name: value for name, value in results.items() if name != "runs"}
+    lines = ",\n".join("    " + json.dumps(run, ensure_ascii=False) for run in results["runs"])
+    text = json.dumps(settings, indent=2, ensure_ascii=False)[:-2] + f',\n  "runs": [\n{lines}\n  ]\n}}\n'
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(file)
+
+
+# ---- Tables
+
+
+def grouped(runs: Sequence[Record], *names: str) -> dict[tuple, list[Record]]:
+    """Runs that are alike in these fields, such as the seeds of one memory."""
+    groups: dict[tuple, list[Record]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[name] for name in names), []).append(run)
+    return groups
+
+
+def mean(values: Sequence[float]) -> float:
+    return statistics.mean(values)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and, of several, standard deviation, as text."""
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def duration(runs: Sequence[Record]) -> str:
+    """The time that training took, from the shortest to the longest of the runs."""
+    minutes = sorted(run["seconds"] / 60 for run in runs)
+    first, last = (f"{value:.0f}" if value >= 10 else f"{value:.1f}" for value in (minutes[0], minutes[-1]))
+    return f"{first} min" if first == last else f"{first}–{last} min"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that is read as Markdown and, its columns aligned, on a terminal."""
+    widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+    lines = [" | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) for row in [header, *rows]]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def provenance(results: Record) -> str:
+    """One line on where the runs come from: the commands but for memory and seed, commits, hardware, time."""
+    runs = results["runs"]
+    commits = ", ".join(sorted({commit for run in runs for commit in run["commits"]}))
+    machines = "; ".join(sorted({machine for run in runs for machine in run["hardware"]}))
+    return f"`{results['command']}`, commit {commits}; {machines}."
+
+
+if __name__ == "__main__":
+    note_launch(Path(sys.argv[1]), sys.argv[2:])
