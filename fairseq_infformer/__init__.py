@@ -3,13 +3,32 @@
 Where fairseq is not installed, ``fairseq_infformer.modules`` works all the same.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Some modules of fairseq configure the root logger as they are imported; that is up to the program."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    level, handlers = root.level, root.handlers[:]
+    logging.disable(max(disabled, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
 if find_spec("fairseq") is not None:
-    from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
-    from .models import architectures  # noqa: F401
-    from .tasks import streaming_language_modeling  # noqa: F401
+    with _quiet_import():
+        from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
+        from .models import architectures  # noqa: F401
+        from .tasks import streaming_language_modeling  # noqa: F401
 
     errors.print_in_one_line()

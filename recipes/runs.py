@@ -63,6 +63,11 @@ def note_launch(folder: Path, command: Sequence[str]) -> None:
         out.write(json.dumps(launch) + "\n")
 
 
+def here(command: str) -> Record:
+    """What a result says of where it comes from, as ``provenance`` reads it."""
+    return {"command": command, "commits": [commit()], "hardware": [hardware()], "torch": version("torch")}
+
+
 # ---- Records
 
 
@@ -160,11 +165,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def provenance(results: Record) -> str:
-    """One line on where the runs come from: the commands but for memory and seed, commits, hardware, time."""
-    runs = results["runs"]
-    commits = ", ".join(sorted({commit for run in runs for commit in run["commits"]}))
-    machines = "; ".join(sorted({machine for run in runs for machine in run["hardware"]}))
-    return f"`{results['command']}`, commit {commits}; {machines}."
+    """One line on where results come from: the command, commits, and hardware."""
+    sources = [source for source in (results, *results.get("runs", [])) if "commits" in source]
+    commits, machines = ({x for source in sources for x in source[name]} for name in ("commits", "hardware"))
+    return f"`{results['command']}`, commit {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."
 
 
 if __name__ == "__main__":

@@ -82,3 +82,9 @@ def test_the_walk_sees_relative_and_absolute_imports():
     assert "data" in imported_parts("tasks")
     assert f"{NAME}.modules.basis.gaussian_pdf" in set(imports(PACKAGE / "modules" / "density.py"))
     assert f"{NAME}.errors" in set(imports(PACKAGE / "__init__.py"))
+
+
+def test_the_import_leaves_logging_to_the_program():
+    code = "import logging, fairseq_infformer; root = logging.getLogger(); print(root.level, root.handlers)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "30 []\n" and done.stderr == ""

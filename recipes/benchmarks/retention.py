@@ -16,6 +16,9 @@ from torch import Tensor
 from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import runs
 
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
 from fairseq_infformer.modules.refit import CONTRACTIONS
@@ -78,25 +81,31 @@ def main() -> None:
         memory = ContinuousMemory(basis, args.samples, args.ridge, contraction, tau)
         found[name] = r_squared_by_age(name, memory, signal, noisy, args.segments)
 
-    ages = [age for age in AGES if age < args.segments]
-    print(f"{'R² by age in segments':<24}" + "".join(f"{age:>7}" for age in ages))
-    for name, r_squared in found.items():
-        print(f"{name:<24}" + "".join(f"{r_squared[age]:>7.2f}" for age in ages))
+    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    results = {"kind": "retention", **runs.here("python recipes/benchmarks/retention.py"), "settings": settings}
+    results["r_squared_by_age"] = found
+    print(table(results))
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    (args.out / "retention.json").write_text(json.dumps({"settings": settings, "r_squared_by_age": found}, indent=2))
-    plot(found, args.out / "retention.png")
+    (args.out / "retention.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    plot(results, args.out / "retention.png")
     print(f"wrote {args.out / 'retention.json'} and {args.out / 'retention.png'}")
 
 
-def plot(found: dict[str, list[float]], path: Path) -> None:
+def table(results: runs.Record) -> str:
+    """R² at some ages for each contraction."""
+    ages = [age for age in AGES if age < results["settings"]["segments"]]
+    rows = [[name, *(f"{by_age[age]:.2f}" for age in ages)] for name, by_age in results["r_squared_by_age"].items()]
+    return runs.markdown(["R² by age in segments", *map(str, ages)], rows)
+
+
+def plot(results: runs.Record, path: Path) -> None:
     """R² against age, a line for each contraction."""
     try:
         from matplotlib import pyplot
     except ImportError:
         sys.exit("error: no matplotlib for the plot; pip install '.[plot]'")
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, r_squared in found.items():
+    for name, r_squared in results["r_squared_by_age"].items():
         axes.plot(r_squared, label=name, linewidth=2.5 if name == "proportional" else 1.5)
     axes.set(xlabel="age in segments", ylabel="R² of what was read", ylim=(-1, 1.05), title="What the memory retains")
     axes.axhline(0, color="grey", linewidth=0.5)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A needle test: facts told at the start of a document and asked for again far behind, for several memories.
 #
-#   recipes/recall/run.sh [--size tiny|small|large] [--tiny] [--text DIR] [--memory NAME,NAME] [--seeds N,N]
-#                         [--dir runs/recall] [--nproc N] [--jobs N] [--stage 0..5] [--stop-stage 0..5]
+#   recipes/recall/run.sh [--size tiny|small|large | --tiny] [--text DIR] [--memory NAME,NAME] [--seeds N,N]
+#                         [--dir runs/recall-SIZE] [--nproc N] [--jobs N] [--stage 0..5] [--stop-stage 0..5]
 #                         [-- further arguments of fairseq-train]
 #
 # --size    tiny: minutes on two cores; small: hours there, distances up to 256k; large: for GPUs (--tiny: --size tiny)
@@ -15,34 +15,18 @@
 # stage 2  binarise them
 # stage 3  train every memory with every seed
 # stage 4  score the valid and test splits
-# stage 5  accuracy by distance: a table, recall.json and recall.png
+# stage 5  accuracy by distance: a table, results.json and plots
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
 . "$root/recipes/memories.sh"
-dir="" size=small text="" memories="" seeds=1 nproc=1 jobs=1
-while [ $# -gt 0 ]; do
-  case $1 in
-    --size) size=$2; shift 2 ;;
-    --tiny) size=tiny; shift ;;
-    --text) text=$2; shift 2 ;;
-    --memory) memories=$2; shift 2 ;;
-    --seeds) seeds=$2; shift 2 ;;
-    --dir) dir=$2; shift 2 ;;
-    --nproc) nproc=$2; shift 2 ;;
-    --jobs) jobs=$2; shift 2 ;;
-    --stage) stage=$2; shift 2 ;;
-    --stop-stage) stop_stage=$2; shift 2 ;;
-    -h|--help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --) shift; break ;;
-    *) die "unknown argument $1; see --help" ;;
-  esac
-done
+text=""
+compare text "$@"
 
 # A memory is written without gradients, so that it can only keep what the layers have tied together already. Training
 # begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`.
-case $size in
+case ${size:=small} in
   tiny)
-    memories=${memories:-none,continuous} segment=16 recent=4 reaches="24 24 48 96" vocabulary="" streams=60
+    memory=${memory:-none,continuous} segment=16 recent=4 reaches="24 24 48 96" vocabulary="" streams=60
     facts="--facts 4 --values 4 --nearest 5"
     documents="--documents 16000" evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 240"
     model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
@@ -70,10 +54,7 @@ case $size in
   *) die "unknown size $size; choose of tiny, small, large" ;;
 esac
 last=${reaches##* }
-# Threads of trainings side by side would wait for each other.
-[ "$jobs" -eq 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-memories=${memories:-$all_memories}
-for memory in ${memories//,/ }; do memory_arguments "$memory" > /dev/null; done
+check_comparison
 dir=${dir:-$root/runs/recall-$size}
 
 unique_reaches() { tr ' ' '\n' <<< "$reaches" | sort -nu; }
@@ -82,34 +63,22 @@ unique_reaches() { tr ' ' '\n' <<< "$reaches" | sort -nu; }
 evaluation_at() { if [ "$1" = "$last" ]; then echo "$evaluation"; else echo "--distances $1"; fi; }
 
 train_one() {  # memory, seed
-  local save=$dir/$1-seed$2
-  [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
-  mkdir -p "$save"
-  echo "training $save: log in $save/train.log" >&2
   # shellcheck disable=SC2046,SC2086
-  train "$(printf ":$dir/data-%s" $reaches | cut -c 2-)" --user-dir "$root/fairseq_infformer" --task streaming_language_modeling --score answers \
+  train "$dir/$1-seed$2" "$(printf ":$dir/data-%s" $reaches | cut -c 2-)" --score answers \
     --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
     --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
-    --lr-scheduler cosine $training --seed "$2" --num-workers 0 \
-    --save-dir "$save" --no-epoch-checkpoints --disable-validation --tensorboard-logdir "$save/tensorboard" \
-    --log-format tqdm --log-interval 20 --log-file "$save/train.log" "${further[@]}" > "$save/output.log" 2>&1 \
-    || die "training $save failed: $(tail -n 1 "$save/output.log")"
-  touch "$save/done"
+    --lr-scheduler cosine $training --seed "$2" --num-workers 0 --disable-validation \
+    ${further[@]+"${further[@]}"}
 }
 
 score_one() {  # memory, seed
   local save=$dir/$1-seed$2 split
   for split in valid test; do
-    [ "$save/checkpoint_last.pt" -nt "$save/$split.json" ] || continue
-    echo "scoring $save on $split" >&2
-    "$venv/infformer-eval" "$dir/data-$last" --path "$save/checkpoint_last.pt" --split $split --batch-size $streams --json \
-      --predictions "$save/$split.npz" > "$save/$split.json.partial"
-    mv "$save/$split.json.partial" "$save/$split.json"
+    score "$save" "$dir/data-$last" $split --split $split --batch-size $streams --predictions "$save/$split.npz"
   done
 }
 
-further=("$@")
-if stage 0 "install"; then "$root/recipes/setup.sh"; fi
+if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
 
 if stage 1 "make the documents"; then
   for reach in $(unique_reaches); do
@@ -135,5 +104,6 @@ if stage 4 "score"; then for_each_run score_one; fi
 
 if stage 5 "accuracy by distance"; then
   "$venv/python" "$root/recipes/recall/summary.py" "$dir" --raw "$dir/raw-$last" --data "$dir/data-$last" \
-    --context $((segment + recent))
+    --context $((segment + recent)) --command "$command${text:+ --text DIR}"
+  "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
 fi

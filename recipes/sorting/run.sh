@@ -76,4 +76,7 @@ if stage 2 "train"; then for_each_run train_one; fi
 
 if stage 3 "score"; then for_each_run score_one; fi
 
-if stage 4 "accuracy"; then "$venv/python" "$root/recipes/sorting/summary.py" "$dir" --command "$command"; fi
+if stage 4 "accuracy"; then
+  "$venv/python" "$root/recipes/sorting/summary.py" "$dir" --command "$command --length $length"
+  "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
+fi

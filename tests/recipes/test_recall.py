@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from command_line import ENVIRONMENT, ROOT, run
+
+sys.path.insert(0, str(ROOT / "recipes"))
+
+from runs import note_launch
 
 
 def load(name: str):
@@ -18,6 +23,9 @@ def load(name: str):
 
 
 summary = load("summary")
+TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
+2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.5", "num_updates": "10", "wall": "60"}
+"""
 
 
 def test_distances_are_counted_from_the_value_told_last():
@@ -46,38 +54,44 @@ def runs(tmp_path_factory):
     run(sys.executable, "preprocess/generate_recall.py", "--dest", folder / "raw", *generate)
     prepare = ["--raw", folder / "raw", "--dest", folder / "data", "--level", "word", "--documents", "blank-line"]
     run(ROOT / "preprocess/prepare.sh", *prepare)
-    tokens = np.fromfile(folder / "data/test.bin", dtype=np.uint16).astype(int)
     words = [line.split()[0] for line in (folder / "data/dict.txt").read_text().splitlines()]
     number = {word: 4 + place for place, word in enumerate(words)}
-    places = np.flatnonzero(tokens == number["<answer>"]) + 1
-    distances = summary.distances_of(tokens, number["<fact>"], places)
     for name, reach in (("none-seed1", 0), ("continuous-seed1", 90), ("continuous-seed2", 60)):
         (folder / name).mkdir()
-        target = tokens[places]
-        predicted = np.where(distances < reach, target, 0)
-        np.savez(folder / name / "test.npz", offset=places, target=target, predicted=predicted)
+        for split in ("valid", "test"):
+            tokens = np.fromfile(folder / f"data/{split}.bin", dtype=np.uint16).astype(int)
+            places = np.flatnonzero(tokens == number["<answer>"]) + 1
+            target = tokens[places]
+            predicted = np.where(summary.distances_of(tokens, number["<fact>"], places) < reach, target, 0)
+            np.savez(folder / name / f"{split}.npz", offset=places, target=target, predicted=predicted)
+            (folder / name / f"{split}.json").write_text(json.dumps({"tokens": len(places)}))
+        (folder / name / "train.log").write_text(TRAIN_LOG)
+        note_launch(folder / name, ["fairseq-train"])
     return folder
 
 
 def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
     done = run(sys.executable, "recipes/recall/summary.py", runs, *made_of(runs), "--context", 40)
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
-    assert rows["distance"][-3:] == ["30", "60", "90"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    rows = {row[0]: row[5:] for row in rows if row}
+    assert rows["memory"] == ["30", "60", "90"]
     assert rows["none"] == ["0.0", "0.0", "0.0"]
-    assert " ".join(rows["continuous"]) == "100.0 ± 0.0 50.0 ± 70.7 0.0 ± 0.0"
-    found = json.loads((runs / "recall.json").read_text())
-    assert found["accuracy"]["continuous"] == {"1": [1, 1, 0], "2": [1, 0, 0]}
+    assert rows["continuous"] == ["100.0 ± 0.0", "50.0 ± 70.7", "0.0 ± 0.0"]
+    found = json.loads((runs / "results.json").read_text())
+    first = found["runs"][0]
+    assert (first["memory"], first["seed"]) == ("continuous", 1)
+    asked, right = first["test"]["asked"], first["test"]["right"]
+    assert right == [*asked[:2], 0] and len(set(asked)) == 1
     assert found["levels"]["chance"] == 0.25
-    assert (runs / "recall.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_answers_to_other_data_are_refused(runs, tmp_path):
-    (tmp_path / "none-seed1").mkdir()
-    answers = dict(np.load(runs / "none-seed1/test.npz"))
-    np.savez(tmp_path / "none-seed1/test.npz", **answers | {"offset": answers["offset"] + 1})
+    shutil.copytree(runs / "none-seed1", tmp_path / "none-seed1")
+    answers = dict(np.load(runs / "none-seed1/valid.npz"))
+    np.savez(tmp_path / "none-seed1/valid.npz", **answers | {"offset": answers["offset"] + 1})
     refused = run(sys.executable, "recipes/recall/summary.py", tmp_path, *made_of(runs), check=False)
     assert refused.returncode == 1
-    assert refused.stdout.splitlines()[-1].endswith("test.npz was scored on other data; run stage 4 again")
+    assert refused.stdout.splitlines()[-1].endswith("/valid.npz was scored on other data; run stage 4 again")
 
 
 def test_the_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
@@ -94,12 +108,13 @@ def test_the_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
 def test_the_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
     recipe = [ROOT / "recipes/recall/run.sh", "--tiny", "--dir", tmp_path, "--jobs", "2", "--stage", "1"]
     subprocess.run(recipe, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=1200)
-    found = json.loads((tmp_path / "recall.json").read_text())
+    found = json.loads((tmp_path / "results.json").read_text())
     beyond = np.array(found["distances"]) > found["context"]
-    accuracy = {memory: np.array(runs["1"])[beyond] for memory, runs in found["accuracy"].items()}
+    right = {run["memory"]: np.array(run["test"]["right"]) / run["test"]["asked"] for run in found["runs"]}
+    accuracy = {memory: shares[beyond] for memory, shares in right.items()}
     assert beyond.sum() >= 3
     # Four values: 25 % is chance, and all that is left without a memory; 160 answers at each distance.
     assert accuracy["none"].mean() < 0.32
     assert (accuracy["continuous"][:2] > accuracy["none"][:2] + 0.1).all()
     assert accuracy["continuous"].mean() > accuracy["none"].mean() + 0.08
-    assert (tmp_path / "recall.png").is_file()
+    assert (tmp_path / "by-distance.png").is_file()

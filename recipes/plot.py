@@ -1,0 +1,159 @@
+"""Plots of what the recipes left in results.json, or of what recipes/results/ keeps of it.
+
+  python recipes/plot.py FILE... [--out DIR]
+
+Training curves of every recipe that trains; accuracy by length (sorting), accuracy by distance (recall), the cost of a
+token against the tokens read (recipes/benchmarks/cost.py). Lines are means over seeds, bands and bars their standard
+deviation. Needs matplotlib: pip install '.[plot]'.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from runs import Record, grouped
+
+# One look for a memory in all the plots.
+LOOKS = {
+    "none": ("Transformer-XL", "#6b7280", "-"),
+    "compressive": ("Compressive Transformer", "#d97706", "-"),
+    "continuous": ("∞-former", "#1d4ed8", "-"),
+    "continuous-fixed": ("∞-former, fixed τ", "#1d4ed8", "--"),
+    "sticky": ("∞-former, sticky", "#059669", "-"),
+    "sticky-fixed": ("∞-former, sticky, fixed τ", "#059669", "--"),
+}
+AVERAGED = 5  # points of a training curve
+
+
+def look(memory: str) -> dict[str, Any]:
+    label, color, style = LOOKS[memory]
+    return {"label": label, "color": color, "linestyle": style}
+
+
+def memories(runs: list[Record]) -> list[tuple[str, list[Record]]]:
+    """The runs of each memory, in the order of ``LOOKS``."""
+    groups = grouped(runs, "memory")
+    return [(memory, groups[(memory,)]) for memory in LOOKS if (memory,) in groups]
+
+
+def mean_and_deviation(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Over the first dimension; no deviation of a single one."""
+    array = np.array(values, dtype=float)
+    return array.mean(0), array.std(0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
+
+
+def curves(results: Record, axes: Any) -> None:
+    """What was logged in training, averaged over a few points: accuracy where there is one, else perplexity."""
+    name = "accuracy" if "accuracy" in results["runs"][0]["curve"] else "nll_loss"
+    for memory, seeds in memories(results["runs"]):
+        points = min(len(run["curve"]["update"]) for run in seeds)
+        window = min(AVERAGED, points)
+        kernel = np.ones(window) / window
+        smooth = [np.convolve(run["curve"][name][:points], kernel, "valid") for run in seeds]
+        smooth = smooth if name == "accuracy" else [2**values for values in smooth]
+        updates = np.array(seeds[0]["curve"]["update"])[window - 1 : points]
+        line, deviation = mean_and_deviation(smooth)
+        axes.plot(updates, line, **look(memory))
+        axes.fill_between(updates, line - deviation, line + deviation, color=LOOKS[memory][1], alpha=0.15, linewidth=0)
+    axes.set(xlabel="updates", ylabel="accuracy in training, %" if name == "accuracy" else "perplexity in training")
+    if name == "nll_loss":
+        axes.set_yscale("log")
+
+
+def accuracy_by_length(results: Record, axes: Any) -> None:
+    lengths = sorted({run["length"] for run in results["runs"]})
+    for memory, runs in memories(results["runs"]):
+        by_length = grouped(runs, "length")
+        found = [length for length in lengths if (length,) in by_length]
+        accuracy = [[[100 * run["test"]["accuracy"]] for run in by_length[(length,)]] for length in found]
+        line, deviation = np.array([mean_and_deviation(values) for values in accuracy])[:, :, 0].T
+        axes.errorbar(found, line, deviation, marker="o", capsize=3, **look(memory))
+    axes.axhline(100 * results["guessing"], color="grey", linewidth=0.8, linestyle=":", label="guess")
+    axes.set(xlabel="symbols of a sequence", ylabel="right symbols, %", xscale="log", ylim=(0, 100))
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+
+
+def accuracy_by_distance(results: Record, axes: Any) -> None:
+    distances = results["distances"]
+    for memory, seeds in memories(results["runs"]):
+        shares = [100 * np.array(run["test"]["right"]) / np.maximum(run["test"]["asked"], 1) for run in seeds]
+        line, deviation = mean_and_deviation(shares)
+        axes.errorbar(distances, line, deviation, marker="o", capsize=3, **look(memory))
+    for (label, level), style in zip(results["levels"].items(), (":", "-.")):
+        axes.axhline(100 * level, color="grey", linestyle=style, linewidth=1, label=label)
+    if distances[0] <= results["context"] <= distances[-1]:
+        axes.axvline(results["context"], color="grey", linewidth=1, label="end of what attention sees")
+    axes.set(xlabel="distance in words", ylabel="right answers, %", xscale="log", ylim=(0, 102))
+    axes.set_xticks(distances, [f"{distance:,}" for distance in distances], rotation=30)
+    axes.minorticks_off()
+
+
+def cost_by_tokens(results: Record, axes: Any) -> None:
+    for run in results["runs"]:
+        label = {"continuous": "∞-former", "attention": "attention to all that was read"}[run["memory"]]
+        color = {"continuous": "#1d4ed8", "attention": "#6b7280"}[run["memory"]]
+        axes.plot(run["tokens"], [1e6 * value for value in run["seconds_a_token"]], label=label, color=color)
+    axes.set(xlabel="tokens read", ylabel="µs a token", xscale="log", yscale="log")
+
+
+# For each kind of results: the file's name, what it needs, and how it is drawn.
+Plot = tuple[str, Callable[[Record], bool], Callable[[Record, Any], None]]
+PLOTS: dict[str, list[Plot]] = {
+    "sorting": [
+        ("by-length", lambda results: len({run["length"] for run in results["runs"]}) > 1, accuracy_by_length),
+        ("curves", lambda results: len({run["length"] for run in results["runs"]}) == 1, curves),
+    ],
+    "recall": [("by-distance", lambda results: True, accuracy_by_distance), ("curves", lambda results: True, curves)],
+    "language-model": [("curves", lambda results: True, curves)],
+    "cost": [("by-tokens", lambda results: True, cost_by_tokens)],
+}
+
+
+def draw(results: Record, prefix: str, out: Path) -> list[Path]:
+    """Draw all plots of some results into a folder; their names start with ``prefix``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawn = []
+    for name, has_what_it_takes, plot in PLOTS.get(results["kind"], []):
+        if not has_what_it_takes(results):
+            continue
+        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+        plot(results, axes)
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.2)
+        drawn.append(out / f"{prefix}{name}.png")
+        # Without the version of matplotlib, the same figures make the same file.
+        figure.savefig(drawn[-1], dpi=120, metadata={"Software": None})
+        pyplot.close(figure)
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="results.json, or one of recipes/results")
+    parser.add_argument("--out", type=Path, help="folder for the plots (default: the file's)")
+    args = parser.parse_args()
+    for file in args.files:
+        try:
+            results = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {file} holds no results: {error}")
+        out = args.out or file.parent
+        out.mkdir(parents=True, exist_ok=True)
+        for drawn in draw(results, "" if file.stem == "results" else f"{file.stem}-", out):
+            print(f"wrote {drawn}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

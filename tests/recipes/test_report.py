@@ -1,0 +1,51 @@
+"""What is kept of the results is what RESULTS.md shows, and what the plots are made of."""
+
+import json
+import sys
+
+import pytest
+from command_line import ROOT, run
+
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import report
+
+KEPT = sorted((ROOT / "recipes/results").glob("*.json"))
+
+
+def test_results_are_those_of_the_kept_logs():
+    run(sys.executable, "recipes/report.py", "--check")
+    shown = report.RESULTS.read_text()
+    for file in KEPT:
+        assert f"<!-- {file.stem} -->" in shown, f"{file.name} is kept, but RESULTS.md has no table of it"
+
+
+def test_a_figure_that_was_changed_by_hand_is_noticed():
+    text = report.RESULTS.read_text()
+    table = report.MARKED.search(text)[0]
+    digit = next(place for place, sign in enumerate(table) if sign.isdigit() and place > len(table) // 2)
+    changed = table[:digit] + str((int(table[digit]) + 1) % 10) + table[digit + 1 :]
+    assert report.report(text.replace(table, changed), ROOT / "recipes/results") == text
+
+
+def test_a_table_without_its_log_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"RESULTS.md has a table sorting-x, but there is no .*sorting-x.json"):
+        report.report("<!-- sorting-x -->\n<!-- end of sorting-x -->", tmp_path)
+
+
+def test_kept_logs_tell_where_they_come_from():
+    for file in KEPT:
+        results = json.loads(file.read_text())
+        for source in results.get("runs") or [results]:
+            source = {**results, **source}
+            assert source["commits"] and source["hardware"] and source["command"]
+            assert all(not commit.endswith("+") for commit in source["commits"]), f"{file.name}: a changed checkout"
+        assert "/tmp/" not in file.read_text() and "/root/" not in file.read_text()
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
+def test_every_kind_of_results_is_drawn(file, tmp_path):
+    run(sys.executable, "recipes/plot.py", file, "--out", tmp_path)
+    plots = list(tmp_path.glob("*.png"))
+    assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
+    assert plots or json.loads(file.read_text())["kind"] in ("memory", "retention")  # which draw their own
