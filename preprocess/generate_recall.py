@@ -16,13 +16,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 from generate_documents import documents
 from tqdm import tqdm
 
-from fairseq_infformer.cli.stages import Workplace
+from fairseq_infformer.cli.stages import make_once
 from fairseq_infformer.data.corpus import read_lines, sha256
 from fairseq_infformer.errors import InputError, print_in_one_line
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
@@ -154,33 +154,19 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def is_done(dest: Path, made_from: dict[str, Any]) -> bool:
-    """Whether ``dest`` holds the documents already; InputError if it holds anything else."""
-    if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
-        return False
-    if (dest / NOTES).is_file() and json.loads((dest / NOTES).read_text()) == made_from:
-        return True
-    raise InputError(f"{dest} holds something else; give another --dest or remove it")
-
-
 def main() -> None:
     args = parse()
     texts = args.text and files_of_text(args.text)
     made_from = {name: value for name, value in vars(args).items() if name not in ("text", "dest")}
     made_from["text"] = texts and {split: [sha256(file) for file in files] for split, files in texts.items()}
-    dest = args.dest.resolve()
-    if is_done(dest, made_from):
-        print(f"{dest} is there, made with the same text and arguments: nothing to do")
-        return
-    place = Workplace(dest, ("text",))
-    with place.opened():
-        with place.stage("text", made_from) as made:
-            rng = np.random.default_rng(args.seed)
-            for split in SPLITS:
-                write_split(made, split, rng, text_filler(texts[split]) if texts else drawn_filler, args)
-            (made / NOTES).write_text(json.dumps(made_from, indent=2) + "\n")
-        place.publish()
-    print(f"{dest} is complete")
+
+    def write_all(made: Path) -> None:
+        rng = np.random.default_rng(args.seed)
+        for split in SPLITS:
+            write_split(made, split, rng, text_filler(texts[split]) if texts else drawn_filler, args)
+        (made / NOTES).write_text(json.dumps({"made_from": made_from}, indent=2) + "\n")
+
+    make_once(args.dest.resolve(), made_from, NOTES, write_all)
 
 
 if __name__ == "__main__":

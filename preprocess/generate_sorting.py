@@ -16,7 +16,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from tqdm import tqdm
 
-from fairseq_infformer.cli.stages import Workplace
+from fairseq_infformer.cli.stages import make_once
 from fairseq_infformer.data.corpus import sha256
 from fairseq_infformer.errors import InputError, print_in_one_line
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
@@ -97,26 +97,7 @@ def main() -> None:
     if args.length < 1 or args.sequences < 1:
         raise InputError(f"--length and --sequences must be positive, got {args.length} and {args.sequences}")
     made_from = {"length": args.length, "sequences": args.sequences, "seed": args.seed}
-    dest = args.dest.resolve()
-    if is_done(dest, made_from):
-        print(f"{dest} is there, made with the same arguments: nothing to do")
-        return
-    place = Workplace(dest, ("data",))
-    with place.opened():
-        with place.stage("data", made_from) as made:
-            write_all(made, made_from)
-        place.publish()
-    print(f"{dest} is complete")
-
-
-def is_done(dest: Path, made_from: dict[str, Any]) -> bool:
-    """Whether ``dest`` holds the data already; InputError if it holds anything else."""
-    if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
-        return False
-    stats = dest / "stats.json"
-    if stats.is_file() and json.loads(stats.read_text()).get("made_from") == made_from:
-        return True
-    raise InputError(f"{dest} holds something else; give another --dest or remove it")
+    make_once(args.dest.resolve(), made_from, "stats.json", lambda made: write_all(made, made_from))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, one_error, run_here
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq_cli import train
+from forking import ended, fork
 
 from fairseq_infformer import checkpoints
-from fairseq_infformer.errors import InputError
 
 OLD, NEW = {"number": torch.zeros(50_000)}, {"number": torch.ones(50_000)}
 # Four updates are an epoch.
@@ -39,21 +39,6 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def forked(work: Callable[[], None]) -> int:
-    """The exit code of a process that does some work; 3 if it was told an InputError."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        except InputError:
-            code = 3
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def limited(work: Callable[[Path], None], folder: Path, size: int, deadly: bool) -> int:
     """Do some work in a process whose files may not grow beyond a size: that kills it, or its writes fail."""
 
@@ -63,7 +48,7 @@ def limited(work: Callable[[Path], None], folder: Path, size: int, deadly: bool)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL if deadly else signal.SIG_IGN)
         work(folder)
 
-    return forked(child)
+    return ended(fork(child))
 
 
 def last(folder: Path) -> torch.Tensor:
@@ -107,7 +92,7 @@ def test_a_write_takes_the_place_of_what_a_killed_run_has_left(folder, work):
 def test_a_kill_before_the_name_is_changed_leaves_the_one_before(folder, work, monkeypatch):
     for name in ("rename", "replace"):
         monkeypatch.setattr(os, name, lambda *names: signal.raise_signal(signal.SIGKILL))
-    assert forked(lambda: work(folder)) == -signal.SIGKILL
+    assert ended(fork(lambda: work(folder))) == -signal.SIGKILL
     assert last(folder).equal(OLD["number"])
 
 

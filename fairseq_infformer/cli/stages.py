@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,3 +101,27 @@ class Workplace:
         if path != self._rubbish:
             shutil.rmtree(self._rubbish, ignore_errors=True)
             path.rename(self._rubbish)
+
+
+def make_once(dest: Path, made_from: dict[str, Any], notes: str, make: Callable[[Path], None]) -> None:
+    """Let ``make`` fill a folder that appears as ``dest`` when it is whole; nothing, if the same was made before.
+
+    Args:
+        made_from: all that the result depends on.
+        notes: the JSON file in which ``make`` leaves ``made_from``, under that name.
+
+    Raises:
+        InputError: if ``dest`` holds anything else.
+    """
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        noted = dest / notes
+        if not noted.is_file() or json.loads(noted.read_text()).get("made_from") != made_from:
+            raise InputError(f"{dest} holds something else; give another --dest or remove it")
+        print(f"{dest} is there, made with the same arguments: nothing to do")
+        return
+    place = Workplace(dest, ("made",))
+    with place.opened():
+        with place.stage("made", made_from) as made:
+            make(made)
+        place.publish()
+    print(f"{dest} is complete")

@@ -58,7 +58,7 @@ def read(file: Path, tokens: np.ndarray, fact: int, distances: list[int]) -> Rec
 
 def collect(folder: Path, raw: Path, data: Path, context: int, command: str) -> Record:
     """All runs of a folder that were scored, with what was asked for."""
-    notes = json.loads((raw / NOTES).read_text())
+    notes = json.loads((raw / NOTES).read_text())["made_from"]
     distances = notes["distances"]
     fact = Dictionary.load(str(data / "dict.txt")).index(FACT)
     found = []

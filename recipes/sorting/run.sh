@@ -5,7 +5,7 @@
 #                          [--dir runs/sorting-SIZE] [--nproc N] [--jobs N] [--stage 0..4] [--stop-stage 0..4]
 #                          [-- further arguments of fairseq-train]
 #
-# --size    tiny: minutes on two cores; small: 20 minutes a training there; paper: the paper's, for GPUs (default: small)
+# --size    tiny: minutes on two cores; small: 10 minutes a training there; paper: the paper's, for GPUs (default: small)
 # --length  symbols a sequence (default: 490, 2000, 8000); give several lengths one after the other
 # --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all; tiny: the first three)
 # --nproc   processes of one training, which share the batch: srun's in a SLURM job of several nodes, else torchrun's
@@ -32,7 +32,7 @@ case ${size:=small} in
     ;;
   small)
     length=${length:-2000}
-    sequences=8000 segment=128 batch=16 model=$small_model training=$small_training updates=1500
+    sequences=8000 segment=128 batch=16 model=$small_model training=$small_training updates=600
     ;;
   paper)
     length=${length:-8000}

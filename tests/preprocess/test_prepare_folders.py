@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fairseq.data import Dictionary
+from forking import ended, fork
 from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
@@ -104,23 +105,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def start(work: Callable[[], object]) -> int:
-    """Run ``work`` in a forked process, whose exit code is 1 if it failed; its number."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.fixture(params=[False, True], ids=["new", "overwrite"])
 def place(request, tmp_path: Path) -> tuple[Path, Path, list[str], list[dict[str, bytes]]]:
     """A raw folder, a DEST, options, and what DEST may hold: what it held before, if anything, and what it shall."""
@@ -164,7 +148,7 @@ def test_a_run_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.S
         run(raw, out, *options)
 
     for step in range(1, 100):
-        code = ended(start(lambda step=step: stopped(step)))
+        code = ended(fork(lambda step=step: stopped(step)))
         if out.exists():
             assert files(out) in allowed, step
         if code == 0:
@@ -180,12 +164,12 @@ def test_a_run_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.S
 def test_a_run_killed_at_any_moment_leaves_all_or_nothing(place, workers: int) -> None:
     raw, out, options, allowed = place
     began = time.monotonic()
-    assert ended(start(lambda: run(raw, out.with_name("other"), "--workers", workers))) == 0
+    assert ended(fork(lambda: run(raw, out.with_name("other"), "--workers", workers))) == 0
     whole_time = time.monotonic() - began
     shutil.rmtree(out.with_name("other"))
     killed = 0
     for moment in np.random.default_rng(0).uniform(0, whole_time, 20):
-        child = start(lambda: run(raw, out, "--workers", workers, *options))
+        child = fork(lambda: run(raw, out, "--workers", workers, *options))
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
         killed += ended(child) != 0
