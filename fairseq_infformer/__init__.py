@@ -8,7 +8,7 @@ from importlib.util import find_spec
 __version__ = "0.1.0"
 
 if find_spec("fairseq") is not None:
-    from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
+    from . import compat, criterions, errors, optim  # noqa: F401  (each registers what it defines)
     from .models import architectures  # noqa: F401
     from .tasks import streaming_language_modeling  # noqa: F401
 
