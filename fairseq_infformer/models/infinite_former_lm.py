@@ -33,7 +33,7 @@ class InfiniteFormerLM(FairseqLanguageModel):
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
         """Build the model for ``task.source_dictionary``; InputError names a setting that cannot be."""
         model = cls.build(cfg, task.source_dictionary)
-        model.decoder.check_length(task.cfg.tokens_per_sample)
+        model.decoder.check_length(getattr(task.cfg, "tokens_per_sample", 0))  # none: what comes has no streams either
         return model
 
     @classmethod
