@@ -27,7 +27,7 @@ def _quiet_import() -> Iterator[None]:
 
 if find_spec("fairseq") is not None:
     with _quiet_import():
-        from . import compat, criterions, errors  # noqa: F401  (each registers what it defines)
+        from . import compat, criterions, errors, optim  # noqa: F401  (each registers what it defines)
         from .models import architectures  # noqa: F401
         from .tasks import streaming_language_modeling  # noqa: F401
 

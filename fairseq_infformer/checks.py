@@ -62,6 +62,8 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
             "killed meanwhile has none; leave it out"
         )
     yield from _start_mistakes(cfg.checkpoint)
+    if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _goes_on(cfg.checkpoint):
+        yield "give --gpt2, the folder of the GPT-2 to start from (only to go on from a checkpoint none is needed)"
     kind = MODEL_REGISTRY.get(cfg.model._name)
     if kind is not None and kind.__module__.startswith("fairseq."):
         yield (
@@ -89,6 +91,11 @@ def _start_mistakes(checkpoint: Any) -> Iterator[str]:
         for name in ("optimizer", "lr_scheduler", "meters", "dataloader"):
             if checkpoint[f"reset_{name}"]:
                 yield f"--finetune-from-model resets all: leave --reset-{name.replace('_', '-')} out"
+
+
+def _goes_on(checkpoint: Any) -> bool:
+    last = Path(checkpoint.save_dir) / FROM_THE_START
+    return bool(checkpoint.finetune_from_model) or checkpoint.restore_file != FROM_THE_START or last.is_file()
 
 
 def _criterion_mistakes(cfg: Any) -> Iterator[str]:

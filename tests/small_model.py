@@ -1,7 +1,5 @@
 """A model small enough to run hundreds of times, in whose logits every leak would show."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from fairseq.data import Dictionary
@@ -32,7 +30,7 @@ def build(seed: int = 0, prefix: str = "w", **settings) -> InfiniteFormerLM:
         "ltm_samples": 16,
     }
     cfg = InfiniteFormerConfig(**(defaults | settings))
-    model = InfiniteFormerLM.build_model(cfg, SimpleNamespace(source_dictionary=dictionary(prefix)))
+    model = InfiniteFormerLM.build(cfg, dictionary(prefix))
     with torch.no_grad():  # the memory's projections start at zero or too small for a leak to show
         for name, parameter in model.named_parameters():
             if "mean_proj" in name or "variance_proj" in name:

@@ -10,6 +10,7 @@ import torch
 RESET = ["--document-boundaries", "reset"]
 ADAPTIVE = ["--adaptive-softmax-cutoff", "20,40"]
 FIXED = ["--ltm-contraction", "fixed"]
+LEARNED = ["--position-encoding", "learned", "--stm-length", 0]
 
 
 class Wrong(NamedTuple):
@@ -124,6 +125,9 @@ TRAINING = [
     Wrong(r"multiple of num_heads, got 32 and 0", ["--decoder-attention-heads", 0]),
     Wrong(r"must be even, got 32 / 32", ["--position-encoding", "rope", "--decoder-attention-heads", 32]),
     Wrong(r"--stm-length must be 0 or more, got -1", ["--stm-length", -1]),
+    Wrong(r"learned positions begin anew .* give --stm-length 0 instead of 8", ["--position-encoding", "learned"]),
+    Wrong(r"--max-target-positions must be 1 or more, got 0", [*LEARNED, "--max-target-positions", 0]),
+    Wrong(r"8 learned positions, too few for segments of 16", [*LEARNED, "--max-target-positions", 8]),
     Wrong(r"--dropout must lie in \[0, 1\), got 1.5", ["--dropout", 1.5]),
     Wrong(r"--dropout must lie in \[0, 1\), got nan", ["--dropout", "nan"]),
     Wrong(r"--attention-dropout must lie in \[0, 1\), got -0.1", ["--attention-dropout", -0.1]),
@@ -164,6 +168,10 @@ TRAINING = [
     Wrong(r"--criterion adaptive_loss needs --adaptive-softmax-cutoff", ["--criterion", "adaptive_loss"]),
     Wrong(r"--best-checkpoint-metric bleu is not logged; choose one of loss", ["--best-checkpoint-metric", "bleu"]),
     Wrong(r"invalid choice: 'bleu'", ["--criterion", "bleu"]),
+    # ---- a pretrained GPT-2; test_gpt2.py has what can be wrong with its folder
+    Wrong(r"give --gpt2, the folder of the GPT-2 to start from", ["--arch", "infinite_former_gpt2"]),
+    Wrong(r"--gpt2 none has no config.json", ["--gpt2", "none"]),
+    Wrong(r"ltm_adam finds no weights of a long-term", ["--optimizer", "ltm_adam", "--long-term-memory", "none"]),
     # ---- how fairseq runs
     Wrong(r"\(FSDP\) is not supported", ["--ddp-backend", "fully_sharded"]),
     Wrong(r"--cpu-offload needs FSDP", ["--cpu-offload"]),
@@ -302,6 +310,10 @@ PREPARING = [
     (None, ["--documents", "file"], r"needs folders, train is the file"),
     (None, ["--level", "sentencepiece", "--dict", "x"], r"give --sentencepiece-model too"),
     (None, ["--level", "sentencepiece", "--sentencepiece-model", "x"], r"cannot be read as one"),
+    (None, ["--gpt2", "x"], r"--gpt2 means nothing with --level word; leave it out"),
+    (None, ["--level", "gpt2"], r"--level gpt2 needs --gpt2"),
+    (None, ["--level", "gpt2", "--gpt2", "x"], r"--gpt2 x has no vocab.json; give the folder of a GPT-2"),
+    (None, ["--level", "gpt2", "--gpt2", "x", "--dict", "x"], r"--dict means nothing with --level gpt2"),
     (None, ["--raw", "/nowhere"], r"--raw /nowhere is not a folder"),
     (None, ["--dest", "/proc/none/x"], r"see that the files can be read, and that --dest can be written"),
     (None, ["--dest", "/dev/null"], r"--dest /dev/null is a file"),

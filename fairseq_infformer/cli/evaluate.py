@@ -94,6 +94,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     if exported:
         model = InfiniteFormerLM.from_pretrained(args.path, **overrides)
         check_dictionary(model.state_dict(), task.dictionary)
+        model.decoder.check_length(cfg.tokens_per_sample)
         return model, task
     models, _, _ = checkpoint_utils.load_model_ensemble_and_task([args.path], overrides, task)
     return models[0].eval(), task

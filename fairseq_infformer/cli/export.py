@@ -26,7 +26,7 @@ DEST gets
   model.safetensors     the weights, in the precision of the checkpoint; tied weights once
   config.json           the model's settings, this project's version, SHA-256 of the other files
   dict.txt              the dictionary of DATA, which must be the one that the model was trained with
-  sentencepiece.model   if there is one in DATA
+  sentencepiece.model   if there is one in DATA; and so with vocab.json and merges.txt, of a GPT-2
 
 It appears when all is written. Read it with
   InfiniteFormerLM.from_pretrained("DEST")     from fairseq_infformer.models.infinite_former_lm
@@ -74,13 +74,13 @@ def export(data: Path, path: str, dest: Path) -> str:
     model = build(path, saved, dictionary)
     task = trained.task_settings(saved["cfg"]["task"], path)
     settings = dataclasses.asdict(model.decoder.cfg)
-    del settings["_name"]  # of the architecture, whose values these are
+    del settings["_name"], settings["gpt2"]  # where these values, and the weights, once came from
     config = {"version": __version__, "model": settings, "task": task}
 
     place = Workplace(dest.resolve(), ("model",))
     with place.opened():
         with place.stage("model", {}) as made:
-            for name in (pretrained.DICTIONARY, pretrained.SENTENCEPIECE):
+            for name in (pretrained.DICTIONARY, *pretrained.SPELLINGS):
                 if (data / name).is_file():
                     shutil.copyfile(data / name, made / name)
             pretrained.write(made, config, model, saved["model"])

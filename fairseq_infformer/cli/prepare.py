@@ -8,23 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fairseq.binarizer import Binarizer, VocabularyDatasetBinarizer
 from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import Workplace
-from fairseq_infformer.data import corpus, vocabulary
+from fairseq_infformer.data import corpus, gpt2, vocabulary
 from fairseq_infformer.data.binarised import load_dictionary
 from fairseq_infformer.errors import InputError
 
 STAGES = ("text", "vocabulary", "data")
+LEVELS = ("word", "sentencepiece", "gpt2")
+# What the vocabulary of each level is, beside dict.txt.
+VOCABULARY_FILES = ("sentencepiece.model", gpt2.VOCABULARY, gpt2.MERGES)
+# Options that only some levels have.
+MEANINGLESS = {
+    "word": ("model_type", "sentencepiece_model", "gpt2"),
+    "sentencepiece": ("gpt2",),
+    "gpt2": ("model_type", "sentencepiece_model", "vocab_size", "dict"),
+}
 LAYOUT = """
 DEST becomes the data folder of fairseq-train:
   dict.txt                  fairseq's dictionary
-  {train,valid,test}.bin    tokens; every line, a blank one too, ends with </s>
+  {train,valid,test}.bin    tokens; every line, a blank one too, ends with </s>, with --level gpt2 with a line end
   {train,valid,test}.idx    their places
   {split}.documents.npy     token offsets (int64) at which documents start, the first of them 0
   sentencepiece.model       with --level sentencepiece; its ids are those of dict.txt
+  vocab.json, merges.txt    with --level gpt2; dict.txt has GPT-2's tokens in their order, see data/gpt2.py
   stats.json                counts of each split. words: words between spaces and one line end a line, so that
-                            exp(total loss / words) is the perplexity per word at either level; bytes: UTF-8, line
+                            exp(total loss / words) is the perplexity per word at every level; bytes: UTF-8, line
                             ends included; tokens: in the .bin; unknown: of these, not in the dictionary.
                             dictionary: size: entries; types: those a text can have, <unk> and </s> among them
 
@@ -44,6 +55,7 @@ examples:
   prepare.sh --raw wikitext-103 --dest data/wt103 --level word --documents wikitext
   prepare.sh --raw books --dest data/books --level sentencepiece --vocab-size 8000 --documents file
   prepare.sh --raw mine --dest data/mine --level word --dict data/wt103/dict.txt
+  prepare.sh --raw wikitext-103-raw --dest data/wt103-gpt2 --level gpt2 --gpt2 gpt2
 """
 
 
@@ -54,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--raw", type=Path, required=True, metavar="DIR", help="folder with the splits as UTF-8 text")
     parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--level", required=True, choices=("word", "sentencepiece"), help="what a token is")
+    parser.add_argument("--level", required=True, choices=LEVELS, help="what a token is")
     parser.add_argument(
         "--vocab-size",
         type=int,
@@ -67,6 +79,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dict", type=Path, metavar="FILE", help="use this dict.txt instead of making one")
     parser.add_argument(
         "--sentencepiece-model", type=Path, metavar="FILE", help="use this model instead of training one"
+    )
+    parser.add_argument(
+        "--gpt2", type=Path, metavar="DIR", help="GPT-2 as Hugging Face publishes it, for vocab.json and merges.txt"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--stage", type=int, default=1, metavar="A", help="first stage to run (default: 1)")
@@ -82,16 +97,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError(
             f"--stage {args.stage} --stop-stage {args.stop_stage} is no range of stages; they are 1 to {len(STAGES)}"
         )
+    for name in MEANINGLESS[args.level]:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} means nothing with --level {args.level}; leave it out")
     made = [name for name in ("vocab_size", "model_type") if getattr(args, name) is not None]
     if made and (args.dict or args.sentencepiece_model):
         raise InputError(f"--{made[0].replace('_', '-')} is for a new vocabulary; leave it out, or the given one")
-    if args.level == "word":
-        for name in ("model_type", "sentencepiece_model"):
-            if getattr(args, name) is not None:
-                raise InputError(f"--{name.replace('_', '-')} means nothing with --level word; leave it out")
-    elif args.dict and not args.sentencepiece_model:
+    if args.level == "gpt2" and not args.gpt2:
+        raise InputError("--level gpt2 needs --gpt2, the folder of the GPT-2 whose tokens they are")
+    if args.level != "sentencepiece":
+        return args
+    if args.dict and not args.sentencepiece_model:
         raise InputError(f"--dict {args.dict} needs the model it was made with; give --sentencepiece-model too")
-    elif not args.sentencepiece_model:
+    if not args.sentencepiece_model:
         args.vocab_size, args.model_type = args.vocab_size or 8000, args.model_type or "unigram"
     return args
 
@@ -120,7 +138,7 @@ def is_done(dest: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
                 f"--dest {dest} was made with other {', '.join(differing)}; give --overwrite or another --dest"
             )
         return True
-    ours = {"dict.txt", "sentencepiece.model", "stats.json"}
+    ours = {"dict.txt", "stats.json", *VOCABULARY_FILES}
     ours |= {f"{split}.{end}" for split in corpus.SPLITS for end in ("bin", "idx", "documents.npy")}
     if others := sorted(path.name for path in dest.iterdir() if path.name not in ours):
         raise InputError(f"--overwrite would remove {others[0]} from {dest}; move it elsewhere")
@@ -133,6 +151,8 @@ def check_given(args: argparse.Namespace) -> None:
     processor = args.sentencepiece_model and vocabulary.load_sentencepiece(args.sentencepiece_model)
     if dictionary and processor:
         vocabulary.check_pieces(processor, dictionary)
+    if args.gpt2:
+        gpt2.load_encoder(args.gpt2)
 
 
 def write_text(made: Path, splits: dict[str, list[Path]], args: argparse.Namespace) -> None:
@@ -148,8 +168,13 @@ def write_text(made: Path, splits: dict[str, list[Path]], args: argparse.Namespa
 
 
 def write_vocabulary(made: Path, text: Path, args: argparse.Namespace) -> None:
-    """Stage 2: the dictionary, and the sentencepiece model that goes with it."""
+    """Stage 2: the dictionary, and the sentencepiece model or GPT-2's files that go with it."""
     model, dictionary = made / "sentencepiece.model", made / "dict.txt"
+    if args.level == "gpt2":
+        for name in (gpt2.VOCABULARY, gpt2.MERGES):
+            shutil.copyfile(args.gpt2 / name, made / name)
+        gpt2.gpt2_dictionary(gpt2.load_encoder(made)).save(str(dictionary))
+        return
     if args.sentencepiece_model:
         shutil.copyfile(args.sentencepiece_model, model)
     elif args.level == "sentencepiece":
@@ -164,18 +189,21 @@ def write_vocabulary(made: Path, text: Path, args: argparse.Namespace) -> None:
 
 def write_data(made: Path, text: Path, vocab: Path, made_from: dict[str, Any], args: argparse.Namespace) -> None:
     """Stage 3: binarised splits, document offsets and stats.json."""
-    for name in ("dict.txt", "sentencepiece.model"):
+    for name in ("dict.txt", *VOCABULARY_FILES):
         if (vocab / name).exists():
             shutil.copyfile(vocab / name, made / name)
     dictionary = load_dictionary(made / "dict.txt")
-    processor = None
+    binarizer: Binarizer = VocabularyDatasetBinarizer(dictionary)
     if args.level == "sentencepiece":
         processor = vocabulary.load_sentencepiece(made / "sentencepiece.model")
+        binarizer = vocabulary.SentencePieceBinarizer(processor, dictionary)
+    elif args.level == "gpt2":
+        binarizer = gpt2.Gpt2Binarizer(made, dictionary)
 
     splits = {}
     for split, counts in json.loads((text / "counts.json").read_text()).items():
         sizes, unknown = vocabulary.binarize(
-            text / f"{split}.txt", made / split, dictionary, processor, args.workers, counts["lines"]
+            text / f"{split}.txt", made / split, binarizer, len(dictionary), args.workers, counts["lines"]
         )
         starts = np.load(text / f"{split}.starts.npy")
         # The offset of a line is the number of tokens in the lines before it.
@@ -223,6 +251,7 @@ def run(args: argparse.Namespace) -> None:
         "model_type": args.model_type,
         "dict": args.dict and corpus.sha256(args.dict),
         "sentencepiece_model": args.sentencepiece_model and corpus.sha256(args.sentencepiece_model),
+        "gpt2": args.gpt2 and [corpus.sha256(args.gpt2 / name) for name in (gpt2.VOCABULARY, gpt2.MERGES)],
     }
     if is_done(dest, made_from, args.overwrite):
         if place.folder.exists():
@@ -238,7 +267,8 @@ def run(args: argparse.Namespace) -> None:
                 write_text(made, splits, args)
         text = place.require("text", text_from)
         if 2 in stages:
-            print(f"vocabulary: {'given' if args.dict or args.sentencepiece_model else 'from train'}", flush=True)
+            given = args.dict or args.sentencepiece_model or args.gpt2
+            print(f"vocabulary: {'given' if given else 'from train'}", flush=True)
             with place.stage("vocabulary", made_from) as made:
                 write_vocabulary(made, text, args)
         if 3 in stages:

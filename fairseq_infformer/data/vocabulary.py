@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer, VocabularyDatasetBinarizer
+from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.tokenizer import tokenize_line
@@ -166,20 +166,17 @@ class _WithProgress(Binarizer):
 
 
 def binarize(
-    text: Path, prefix: Path, dictionary: Dictionary, processor: SentencePieceProcessor | None, workers: int, lines: int
+    text: Path, prefix: Path, binarizer: Binarizer, num_types: int, workers: int, lines: int
 ) -> tuple[np.ndarray, int]:
     """Write ``prefix.bin`` and ``prefix.idx`` from a text, byte for byte as fairseq-preprocess would.
 
     Args:
         text: file of ``lines`` LF-ended lines; a blank one is a line too.
-        processor: encodes the lines; None: they are words between spaces.
+        binarizer: encodes a line, by a dictionary of ``num_types``.
 
     Returns:
         tokens of each line, its end included, and how many of all were not in the dictionary.
     """
-    binarizer = VocabularyDatasetBinarizer(dictionary)
-    if processor is not None:
-        binarizer = SentencePieceBinarizer(processor, dictionary)
     with tqdm(total=lines, desc=f"binarise {prefix.name}", unit=" lines", unit_scale=True, disable=None) as bar:
         summary = FileBinarizer.multiprocess_dataset(
             str(text),
@@ -187,7 +184,7 @@ def binarize(
             # A bar cannot follow other processes.
             _WithProgress(binarizer, bar) if workers == 1 else binarizer,
             str(prefix),
-            vocab_size=len(dictionary),
+            vocab_size=num_types,
             num_workers=workers,
         )
     # Named, because the sizes are a view of a file that is unmapped with the dataset.

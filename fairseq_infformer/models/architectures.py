@@ -1,11 +1,15 @@
 """Named architectures of ``infinite_former_lm``: sizes that go together."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Optional
 
 from fairseq.models import register_model_architecture
 
-from . import infinite_former_lm  # noqa: F401  (registers the model)
+from . import (
+    gpt2,
+    infinite_former_lm,  # noqa: F401  (registers the model)
+)
 
 
 def _set_defaults(args: Any, **defaults: Any) -> None:
@@ -65,6 +69,31 @@ def infinite_former_lm_wt103(args: Any) -> None:
         ltm_samples=150,
         compressive_length=150,
         ltm_tau=0.5,
+    )
+
+
+@register_model_architecture("infinite_former_lm", "infinite_former_gpt2")
+def infinite_former_gpt2(args: Any) -> None:
+    """The paper's GPT-2 with a memory in every layer, for segments of 512: of the size of ``--gpt2``, or GPT-2 small.
+
+    InputError if ``--gpt2`` is no folder of a GPT-2.
+    """
+    folder, settings = getattr(args, "gpt2", None), gpt2.settings({})
+    # The settings in a checkpoint come through here too. They have it all, and the folder may be gone.
+    if folder is not None and not all(hasattr(args, name) for name in settings):
+        settings = gpt2.read_settings(Path(folder))
+    _set_defaults(
+        args,
+        **settings,
+        dropout=0.1,
+        attention_dropout=0.1,
+        stm_length=0,
+        ltm_basis=512,
+        ltm_samples=512,
+        ltm_widths="0.005,0.01",
+        ltm_ridge=0.5,
+        ltm_tau=0.5,
+        compressive_length=512,
     )
 
 

@@ -44,7 +44,24 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     position_encoding: ChoiceEnum(list(POSITION_ENCODINGS)) = field(
         default="xl",
-        metadata={"help": "in ordinary attention: xl (Transformer-XL's), rope (rotary) or alibi (linear biases)"},
+        metadata={
+            "help": "in ordinary attention: xl (Transformer-XL's), rope (rotary), alibi (linear biases); learned: an "
+            "embedding of each place in the segment, added to that of the token (without short-term memory)"
+        },
+    )
+    max_target_positions: int = field(
+        default=1024, metadata={"help": "learned positions: how many there are, the longest that a segment can be"}
+    )
+    attention_bias: bool = field(default=False, metadata={"help": "biases in attention's projections, as GPT-2 has"})
+    no_scale_embedding: bool = field(
+        default=False, metadata={"help": "take embeddings as they are, as GPT-2 does, instead of times √width"}
+    )
+    gpt2: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "start from this pretrained GPT-2, a folder as Hugging Face publishes it; needed once, to train "
+            "from it: a checkpoint has all the weights"
+        },
     )
     long_term_memory: ChoiceEnum(["continuous", "compressive", "none"]) = field(
         default="continuous",

@@ -41,7 +41,11 @@ class InfiniteFormerDecoder(FairseqDecoder):
         super().__init__(dictionary)
         self.cfg = cfg
         self.embed_tokens = embed_tokens
-        self.embed_scale = 1.0 if cfg.adaptive_input else cfg.decoder_embed_dim**0.5
+        self.embed_scale = 1.0 if cfg.adaptive_input or cfg.no_scale_embedding else cfg.decoder_embed_dim**0.5
+        self.embed_positions: Optional[nn.Embedding] = None
+        if str(cfg.position_encoding) == "learned":
+            self.embed_positions = nn.Embedding(cfg.max_target_positions, cfg.decoder_embed_dim)
+            nn.init.normal_(self.embed_positions.weight, std=cfg.decoder_embed_dim**-0.5)
         self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(cfg.decoder_embed_dim)
         self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
@@ -110,7 +114,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
     ) -> tuple[Tensor, list[Any]]:
         """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
-        x = F.dropout(self._embed(src_tokens) * self.embed_scale, self.cfg.dropout, self.training)
+        x = F.dropout(self._embed(src_tokens), self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
         x, looks, after = self._through_layers(x, in_row, empty, before)
         after = tree_map_only(Tensor, torch.detach, after)
@@ -133,9 +137,12 @@ class InfiniteFormerDecoder(FairseqDecoder):
         return x, looks, tuple(after)
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        x = self.embed_tokens(tokens)
+        x = self.embed_tokens(tokens) * self.embed_scale
         if self.cfg.adaptive_input:  # DDP waits for the gradients of a band, whether the batch has a word of it or not
             x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
+        if self.embed_positions is not None:
+            self.check_length(tokens.shape[1])
+            x = x + self.embed_positions.weight[: tokens.shape[1]]
         return x
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -197,8 +204,16 @@ class InfiniteFormerDecoder(FairseqDecoder):
         return state
 
     def max_positions(self) -> int:
-        """A segment may have any length: positions are relative."""
-        return 2**31 - 1
+        """The longest that a segment can be: any length, unless positions are learned."""
+        return 2**31 - 1 if self.embed_positions is None else self.embed_positions.num_embeddings
+
+    def check_length(self, tokens: int) -> None:
+        """InputError if segments of this many tokens are longer than the model has positions for."""
+        if tokens > self.max_positions():
+            raise InputError(
+                f"the model has {self.max_positions()} learned positions, too few for segments of {tokens} tokens; "
+                "give a smaller --tokens-per-sample"
+            )
 
 
 def dictionary_checksum(dictionary: Dictionary) -> int:

@@ -20,7 +20,7 @@ from fairseq_infformer.modules import (
 )
 from fairseq_infformer.modules.decoder_layer import InfiniteFormerLayer
 
-from . import pretrained
+from . import gpt2, pretrained
 from .configuration import InfiniteFormerConfig, bands, numbers
 from .decoder import InfiniteFormerDecoder, dictionary_checksum
 
@@ -32,7 +32,9 @@ class InfiniteFormerLM(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
         """Build the model for ``task.source_dictionary``; InputError names a setting that cannot be."""
-        return cls.build(cfg, task.source_dictionary)
+        model = cls.build(cfg, task.source_dictionary)
+        model.decoder.check_length(getattr(task.cfg, "tokens_per_sample", 0))  # none: what comes has no streams either
+        return model
 
     @classmethod
     def build(cls, cfg: InfiniteFormerConfig, dictionary: Dictionary) -> "InfiniteFormerLM":
@@ -68,6 +70,11 @@ class InfiniteFormerLM(FairseqLanguageModel):
         model = cls.build(cfg, pretrained.read_dictionary(folder))
         pretrained.read_weights(folder, model)
         return model.eval()
+
+    def load_pretrained(self) -> None:
+        """Start from the weights that ``--gpt2`` names, if it does; InputError if they do not fit."""
+        if self.decoder.cfg.gpt2 is not None:
+            gpt2.load(Path(self.decoder.cfg.gpt2), self.decoder)
 
     def memory_state(self) -> dict[str, Tensor]:
         """What training remembers after its last segment, see ``InfiniteFormerDecoder.memory_state``."""
@@ -110,6 +117,14 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
             raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(cfg, name)}")
     if cfg.stm_length < 0:
         raise InputError(f"--stm-length must be 0 or more, got {cfg.stm_length}")
+    if str(cfg.position_encoding) == "learned":
+        if cfg.stm_length:
+            raise InputError(
+                f"learned positions begin anew with every segment, so that a short-term memory would repeat them: give "
+                f"--stm-length 0 instead of {cfg.stm_length}"
+            )
+        if cfg.max_target_positions < 1:
+            raise InputError(f"--max-target-positions must be 1 or more, got {cfg.max_target_positions}")
     if cfg.adaptive_input:
         cutoff = cfg.adaptive_input_cutoff or cfg.adaptive_softmax_cutoff
         if cutoff is None:
@@ -147,9 +162,13 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
             cfg.activation_dropout,
             str(cfg.activation_fn),
             str(cfg.position_encoding),
+            cfg.attention_bias,
         )
         for number in range(cfg.decoder_layers)
     ]
+    for number in remembering:
+        for parameter in layers[number].long_term_memory.parameters():
+            parameter.param_group = "ltm"  # by fairseq's name for it, a group that an optimizer can tell apart
     return InfiniteFormerDecoder(cfg, dictionary, embed_tokens, layers)
 
 

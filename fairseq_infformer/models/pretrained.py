@@ -4,6 +4,7 @@ model.safetensors     the weights; a tensor with several names (tied weights) on
 config.json           format and version of the project, the model's settings, the task's, SHA-256 of the files
 dict.txt              fairseq's dictionary
 sentencepiece.model   if the words of the dictionary are its pieces
+vocab.json, merges.txt   if they are GPT-2's tokens
 """
 
 import dataclasses
@@ -24,13 +25,14 @@ from fairseq_infformer.errors import InputError
 
 FORMAT = 1
 CONFIG, WEIGHTS, DICTIONARY, SENTENCEPIECE = "config.json", "model.safetensors", "dict.txt", "sentencepiece.model"
+SPELLINGS = (SENTENCEPIECE, "vocab.json", "merges.txt")  # of the dictionary's words; a folder may have some
 AGAIN = "export the checkpoint again with infformer-export"
 
 Config = TypeVar("Config")
 
 
 def write(folder: Path, config: dict[str, Any], model: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Add the weights and config.json to a folder that has the dictionary, and the sentencepiece model if there is one.
+    """Add the weights and config.json to a folder that has the dictionary, and the files that go with it.
 
     Args:
         config: ``version``, ``model`` and ``task``, plain values each.
@@ -38,7 +40,7 @@ def write(folder: Path, config: dict[str, Any], model: nn.Module, state_dict: di
     """
     names = set(first_names(model).values())
     save_file({name: state_dict[name].contiguous() for name in sorted(names)}, folder / WEIGHTS)
-    files = [folder / name for name in (WEIGHTS, DICTIONARY, SENTENCEPIECE)]
+    files = [folder / name for name in (WEIGHTS, DICTIONARY, *SPELLINGS)]
     digests = {file.name: _sha256(file) for file in files if file.exists()}
     text = json.dumps({"format": FORMAT} | config | {"sha256": digests}, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -74,8 +76,8 @@ def read_dictionary(folder: Path) -> Dictionary:
 
 def check_files(folder: Path, digests: dict[str, Any]) -> None:
     """InputError unless every file is there as it was exported."""
-    for name in (WEIGHTS, DICTIONARY, SENTENCEPIECE):
-        if name == SENTENCEPIECE and name not in digests:
+    for name in (WEIGHTS, DICTIONARY, *SPELLINGS):
+        if name in SPELLINGS and name not in digests:
             continue
         file = folder / name
         if not file.is_file():

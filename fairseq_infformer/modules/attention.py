@@ -10,19 +10,23 @@ class Attention(nn.Module, ABC):
 
     Args:
         embed_dim: C. num_heads: H, a divisor of C. dropout: on the attention weights.
+        bias: add learned biases to keys, values and the output.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = False) -> None:
         super().__init__()
         if num_heads <= 0 or embed_dim % num_heads:
             raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
         if not 0 <= dropout < 1:
             raise ValueError(f"attention dropout must lie in [0, 1), got {dropout}")
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
-        self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim, bias=False)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim, bias=bias)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         nn.init.xavier_uniform_(self.kv_proj.weight, gain=2**-0.5)
         nn.init.xavier_uniform_(self.out_proj.weight)
+        if bias:
+            nn.init.zeros_(self.kv_proj.bias)
+            nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """Attend.

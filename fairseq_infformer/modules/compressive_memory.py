@@ -118,6 +118,7 @@ class CompressiveMemory(LongTermMemory):
 
 def _attend(query: Tensor, hidden: Tensor, lengths: Tensor, attention: Attention) -> Tensor:
     """Attention (B, H, T, d) by content alone over the first ``lengths`` of ``hidden``; 0 for rows that have none."""
+    # A bias of the keys changes no weight, and one of the values no difference of two contexts.
     keys_values = F.linear(hidden, attention.kv_proj.weight.detach())
     keys, values = (attention.split_heads(x) for x in keys_values.chunk(2, dim=-1))
     held = (torch.arange(hidden.shape[1]) < lengths.clamp_min(1)[:, None]).to(hidden.device)

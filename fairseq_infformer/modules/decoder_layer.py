@@ -1,5 +1,6 @@
 """One ∞-former layer: attention over what is near, continuous attention over what is far, feed-forward."""
 
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -10,14 +11,15 @@ from torch.utils._pytree import tree_map
 from .attention import Attention
 from .memory import LongTermMemory
 from .relative_attention import RelativeAttention
-from .sdpa_attention import AlibiAttention, RotaryAttention
+from .sdpa_attention import AlibiAttention, PlainAttention, RotaryAttention
 from .short_term_memory import ShortTermMemory
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swish": F.silu}
 POSITION_ENCODINGS: dict[str, type[Attention]] = {
     "xl": RelativeAttention,
     "rope": RotaryAttention,
     "alibi": AlibiAttention,
+    "learned": PlainAttention,  # whoever embeds the tokens adds their positions
 }
 
 
@@ -50,8 +52,9 @@ class InfiniteFormerLayer(nn.Module):
         embed_dim: C. num_heads: H. ffn_dim: hidden width of the feed-forward network.
         stm_length: how many past hidden states ordinary attention sees; 0 for none.
         long_term_memory: the long-term memory, or None for a plain Transformer-XL layer.
-        dropout, attention_dropout, activation_dropout: probabilities. activation: relu, gelu or swish.
-        position_encoding: of ordinary attention: xl, rope or alibi.
+        dropout, attention_dropout, activation_dropout: probabilities. activation: one of ACTIVATIONS.
+        position_encoding: of ordinary attention, one of POSITION_ENCODINGS.
+        attention_bias: give the projections of queries and of ordinary attention biases.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class InfiniteFormerLayer(nn.Module):
         activation_dropout: float = 0.0,
         activation: str = "relu",
         position_encoding: str = "xl",
+        attention_bias: bool = False,
     ) -> None:
         super().__init__()
         if stm_length < 0:
@@ -79,16 +83,16 @@ class InfiniteFormerLayer(nn.Module):
         self.stm_length, self.dropout, self.activation_dropout = stm_length, dropout, activation_dropout
         self.activation = ACTIVATIONS[activation]
         self.attention_norm = nn.LayerNorm(embed_dim)
-        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.attention = POSITION_ENCODINGS[position_encoding](embed_dim, num_heads, attention_dropout)
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=attention_bias)
+        self.attention = POSITION_ENCODINGS[position_encoding](embed_dim, num_heads, attention_dropout, attention_bias)
         self.long_term_memory = long_term_memory
         self.ffn_norm = nn.LayerNorm(embed_dim)
         self.fc1 = nn.Linear(embed_dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, embed_dim)
         for projection in (self.q_proj, self.fc1, self.fc2):
             nn.init.xavier_uniform_(projection.weight)
-        nn.init.zeros_(self.fc1.bias)
-        nn.init.zeros_(self.fc2.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
 
     def initial_state(self, like: Tensor) -> LayerState:
         """The state before any text, for hidden states like ``like`` (B, T, C)."""

@@ -23,7 +23,7 @@ from .continuous_memory import ContinuousMemory
 from .decoder_layer import InfiniteFormerLayer
 from .refit import ridge_used
 from .relative_attention import RelativeAttention
-from .sdpa_attention import AlibiAttention, RotaryAttention
+from .sdpa_attention import AlibiAttention, PlainAttention, RotaryAttention
 
 # Standard deviations: a normal density is below 1e-31 of its peak beyond.
 REACH = 12.0
@@ -285,6 +285,11 @@ class Pair(NamedTuple):
     key_place: int
 
 
+def content_score(pair: Pair, head: int, attention: PlainAttention) -> Tensor:
+    """Score () by content alone (Vaswani et al. 2017, section 3.2.1)."""
+    return pair.query @ pair.key / math.sqrt(len(pair.query))
+
+
 def relative_score(pair: Pair, head: int, attention: RelativeAttention) -> Tensor:
     """Score () by content and by distance (Transformer-XL, Dai et al. 2019, section 3.3)."""
     d = len(pair.query)
@@ -323,13 +328,14 @@ def alibi_slopes(num_heads: int) -> list[float]:
 def alibi_score(pair: Pair, head: int, attention: AlibiAttention) -> Tensor:
     """Score () with the head's penalty for each place of distance (ALiBi, Press et al. 2022, section 3)."""
     penalty = alibi_slopes(attention.num_heads)[head] * (pair.query_place - pair.key_place)
-    return pair.query @ pair.key / math.sqrt(len(pair.query)) - penalty
+    return content_score(pair, head, attention) - penalty
 
 
 SCORES: dict[type[Attention], Callable[[Pair, int, Any], Tensor]] = {
     RelativeAttention: relative_score,
     RotaryAttention: rotary_score,
     AlibiAttention: alibi_score,
+    PlainAttention: content_score,
 }
 
 
@@ -349,10 +355,9 @@ def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: A
     batch, queries, dim = query.shape
     heads, d = attention.num_heads, dim // attention.num_heads
     width = hidden.shape[1] - queries
-    key_weight, value_weight = attention.kv_proj.weight[:dim], attention.kv_proj.weight[dim:]
     rows = []
     for row in range(batch):
-        keys, values = hidden[row] @ key_weight.T, hidden[row] @ value_weight.T
+        keys, values = F.linear(hidden[row], attention.kv_proj.weight, attention.kv_proj.bias).split(dim, dim=1)
         contexts = []
         for i in range(queries):
             by_head = []
@@ -364,7 +369,7 @@ def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: A
                 by_head.append(weights @ values[seen.start : seen.stop, part])
             contexts.append(torch.cat(by_head))
         rows.append(torch.stack(contexts))
-    return torch.stack(rows) @ attention.out_proj.weight.T
+    return F.linear(torch.stack(rows), attention.out_proj.weight, attention.out_proj.bias)
 
 
 # ---- Compressive memory

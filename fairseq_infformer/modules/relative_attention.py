@@ -59,8 +59,8 @@ class RelativeAttention(Attention):
     encoding of the distance and u, v learned for each head. Arguments are those of ``Attention``.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
-        super().__init__(embed_dim, num_heads, dropout)
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = False) -> None:
+        super().__init__(embed_dim, num_heads, dropout, bias)
         self.position_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.content_bias = nn.Parameter(torch.zeros(embed_dim))
         self.position_bias = nn.Parameter(torch.zeros(embed_dim))

@@ -7,6 +7,14 @@ from torch.nn import functional as F
 from .attention import Attention
 
 
+class PlainAttention(Attention):
+    """Attention by content alone (Vaswani et al. 2017, section 3.2): positions, if there are any, are in the hidden
+    states. Arguments are those of ``Attention``."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, ~mask, self.dropout_now)
+
+
 class RotaryAttention(Attention):
     """Attention whose queries and keys are turned by their positions (RoPE, Su et al. 2021, section 3.2).
 
@@ -14,8 +22,8 @@ class RotaryAttention(Attention):
     Arguments are those of ``Attention``; d, the size of a head, must be even.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
-        super().__init__(embed_dim, num_heads, dropout)
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = False) -> None:
+        super().__init__(embed_dim, num_heads, dropout, bias)
         if embed_dim // num_heads % 2:
             raise ValueError(
                 f"rotary positions turn pairs: embed_dim / num_heads must be even, got {embed_dim} / {num_heads}"

@@ -85,8 +85,13 @@ class StreamingLanguageModelingTask(FairseqTask):
         return cls(cfg, dictionary)
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqLanguageModel:
-        """Build the model that ``cfg`` names; its memory goes into checkpoints and comes back from them."""
+        """Build the model that ``cfg`` names; its memory goes into checkpoints and comes back from them.
+
+        Unless its weights come from a checkpoint, it may start from others that have been trained.
+        """
         self.model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint and hasattr(self.model, "load_pretrained"):
+            self.model.load_pretrained()
         return self.model
 
     def collect_memory(self, group: Any, device: torch.device) -> None:

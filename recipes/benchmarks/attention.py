@@ -41,7 +41,10 @@ class PlainRelativeAttention(RelativeAttention):
         return F.dropout(weights, self.dropout, self.training) @ values
 
 
-VARIANTS: dict[str, type[Attention]] = {"xl, all scores kept": PlainRelativeAttention, **POSITION_ENCODINGS}
+VARIANTS: dict[str, type[Attention]] = {
+    "xl, all scores kept": PlainRelativeAttention,
+    **{name: kind for name, kind in POSITION_ENCODINGS.items() if name != "learned"},  # which has no short-term memory
+}
 
 
 class Case:

@@ -27,8 +27,10 @@ VARIANTS = [
     {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
     {"position_encoding": "rope"},
     {"position_encoding": "alibi"},
+    {"position_encoding": "learned", "stm_length": 0, "attention_bias": True, "no_scale_embedding": True},
     {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2},
     {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
+    {"long_term_memory": "compressive", "position_encoding": "learned", "stm_length": 0, "attention_bias": True},
 ]
 
 

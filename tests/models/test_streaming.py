@@ -81,6 +81,8 @@ def model(request, contraction, position_encoding) -> Any:
     """In training, with all kinds of dropout: what is drawn for a row must not depend on the others either."""
     dropout = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
     settings = {"ltm_contraction": contraction, "position_encoding": position_encoding, **dropout}
+    if position_encoding == "learned":  # it begins anew with every segment
+        settings["stm_length"] = 0
     return build(ltm_sampling=request.param, **settings).train()
 
 
