@@ -134,6 +134,7 @@ def test_a_run_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.S
     raw, out, options, allowed = place
 
     def stopped(step: int) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         left = [step]
         for owner, name in STEPS:
             original = getattr(owner, name)
