@@ -41,9 +41,10 @@ def table(results: Record) -> str:
         rows.append((-runs.mean([run[last]["perplexity_per_word"] for run in seeds]), row))
     header = ["memory", "parameters", "seeds", "updates", "training", "tokens scored"]
     header += [ABLATIONS.get(name, name) + ("" if words else f", per {unit}") for name, unit in columns]
+    unit = " per word" if words else ""
     return runs.markdown(header, [row for _, row in sorted(rows)]) + (
-        f"\n\nPerplexity{' per word' if words else ''}; zeroed and swapped: of the {last} split, with nothing read from "
-        "the memory, and with that of another stream read."
+        f"\n\nPerplexity{unit}; zeroed and swapped: of the {last} split, with nothing read from the memory, and "
+        "with that of another stream read."
     )
 
 
