@@ -6,7 +6,7 @@
 #                        [-- further arguments of fairseq-train]
 #
 # --raw     a folder with folders train, valid (or validation) and, if wanted, test: one text file a book
-# --size    small: 15 minutes a training on one core (default); paper: for GPUs
+# --size    small: 15 to 20 minutes a training on one core (default); paper: for GPUs
 # --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all)
 # --seeds   numbers with commas between (default: 1)
 # --nproc   processes of one training, which share the batch: srun's in a SLURM job of several nodes, else torchrun's
