@@ -110,12 +110,12 @@ def score(folder: Path, split: str) -> Optional[Record]:
     return {name: value for name, value in found.items() if name not in ("path", "split")}
 
 
-def scored_runs(root: Path, pattern: str = "*-seed*") -> Iterator[tuple[Path, Record]]:
-    """The folder and the record of each run MEMORY-seedN under ``root`` whose test split was scored."""
-    for file in sorted(root.glob(f"{pattern}/test.json")):
+def scored_runs(root: Path, pattern: str = "*-seed*", split: str = "test") -> Iterator[tuple[Path, Record]]:
+    """The folder and the record of each run MEMORY-seedN under ``root`` of which ``split`` was scored."""
+    for file in sorted(root.glob(f"{pattern}/{split}.json")):
         memory, seed = re.fullmatch(r"(.+)-seed(\d+)", file.parent.name).groups()
         record = {"memory": memory, "seed": int(seed)} | training(file.parent)
-        yield file.parent, record | {split: score(file.parent, split) for split in ("valid", "test")}
+        yield file.parent, record | {name: score(file.parent, name) for name in ("valid", "test")}
 
 
 def write(file: Path, results: Record) -> None:

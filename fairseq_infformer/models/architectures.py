@@ -54,7 +54,10 @@ def infinite_former_lm_sort(args: Any) -> None:
 
 @register_model_architecture("infinite_former_lm", "infinite_former_lm_wt103")
 def infinite_former_lm_wt103(args: Any) -> None:
-    """The paper's WikiText-103 model trained from scratch (section 4.2), with adaptive input and softmax."""
+    """The paper's WikiText-103 model trained from scratch (section 4.2), with adaptive input and softmax.
+
+    All bands are as wide as the model, as in Transformer-XL's: without its memory it has 151 million parameters.
+    """
     _set_defaults(
         args,
         decoder_embed_dim=410,
@@ -64,6 +67,8 @@ def infinite_former_lm_wt103(args: Any) -> None:
         dropout=0.1,
         adaptive_input=True,
         adaptive_softmax_cutoff="20000,40000,200000",
+        adaptive_input_factor=1,
+        adaptive_softmax_factor=1,
         stm_length=150,
         ltm_basis=150,
         ltm_samples=150,

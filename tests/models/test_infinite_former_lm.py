@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fairseq.data import Dictionary
 from small_model import TYPES, build, dictionary, run
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.models.architectures import infinite_former_lm_wt103
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
 
 
 @pytest.fixture
@@ -198,6 +201,18 @@ def test_embeddings_are_tied_unless_asked_for():
     tied, untied = build(), build(untie_embeddings=True)
     assert tied.decoder.output_projection.weight is tied.decoder.embed_tokens.weight
     assert untied.decoder.output_projection.weight is not untied.decoder.embed_tokens.weight
+
+
+def test_the_wikitext103_model_without_memory_is_transformer_xls():
+    words = Dictionary()
+    for number in range(267_744 - len(words)):
+        words.add_symbol(f"w{number}")
+    args = SimpleNamespace(long_term_memory="none")
+    infinite_former_lm_wt103(args)
+    with torch.device("meta"):
+        model = InfiniteFormerLM.build(InfiniteFormerConfig(**vars(args)), words)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters == pytest.approx(151_123_537, rel=0.005)  # that of fairseq's example
 
 
 def test_half_precision_keeps_the_memory_in_float32(tokens):
