@@ -66,5 +66,8 @@ train_and_score() {
 
   if stage 3 "score"; then for_each_run score_one; fi
 
-  if stage 4 "perplexity"; then "$venv/python" "$root/recipes/language_models.py" "$dir" --command "$command"; fi
+  if stage 4 "perplexity"; then
+    "$venv/python" "$root/recipes/language_models.py" "$dir" --command "$command --raw DIR"
+    "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
+  fi
 }

@@ -28,6 +28,7 @@ RESULTS = RECIPES / "RESULTS.md"
 TABLES = {
     "sorting": "sorting/summary.py",
     "recall": "recall/summary.py",
+    "language-model": "language_models.py",
     "retention": "benchmarks/retention.py",
     "memory": "benchmarks/memory.py",
     "cost": "benchmarks/cost.py",

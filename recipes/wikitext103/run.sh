@@ -17,7 +17,7 @@
 # stage 1  download and check, unless --raw is given; binarise, with the bounds of the articles
 # stage 2  train every memory with every seed; what was stopped goes on, what is done is not repeated
 # stage 3  score the validation and test splits, memories also zeroed and swapped between streams
-# stage 4  perplexity: a table, and results.json
+# stage 4  perplexity: a table, results.json and plots
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
 . "$root/recipes/memories.sh"
@@ -71,7 +71,7 @@ print(*(split['tokens'] for split in json.load(open(sys.argv[1]))['splits'].valu
     die "this is not WikiText-103: $counts tokens, not 103227021 217646 245569; give --size small for another text"
 }
 
-if stage 0 "install"; then "$root/recipes/setup.sh"; fi
+if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
 
 if stage 1 "binarise"; then
   [ -n "$raw" ] || [ -e "$data/dict.txt" ] || download

@@ -16,7 +16,7 @@
 # stage 1  binarise, with the bounds of the articles
 # stage 2  train every memory with every seed; what was stopped goes on, what is done is not repeated
 # stage 3  score the validation and test splits, memories also zeroed and swapped between streams
-# stage 4  perplexity: a table, and results.json
+# stage 4  perplexity: a table, results.json and plots
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
 . "$root/recipes/memories.sh"
@@ -35,7 +35,7 @@ case ${size:=small} in
 esac
 check_language_models
 
-if stage 0 "install"; then "$root/recipes/setup.sh"; fi
+if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
 
 if stage 1 "binarise"; then prepare --level word --documents wikitext; fi
 

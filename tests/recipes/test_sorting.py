@@ -71,7 +71,7 @@ def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
     for name, value in job.items():
         monkeypatch.setitem(ENVIRONMENT, name, str(value))
     options = ["--size", "paper", "--length", 4000, "--memory", "none,sticky", "--seeds", 1, "--dir", tmp_path]
-    run(ROOT / "recipes/sorting/slurm.sh", *options, "--stage", 2, "--stop-stage", 2)
+    run(ROOT / "recipes/slurm.sh", "sorting", *options, "--stage", 2, "--stop-stage", 2)
     none, sticky = (tmp_path / "calls").read_text().splitlines()
     assert none.startswith("--ntasks 8 ") and f"fairseq-train {tmp_path}/4000/data " in none
     # A sequence for each of the eight; the four segments of 4,022 tokens are one update.
