@@ -7,6 +7,7 @@ import enum
 import functools
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def allow_configurations() -> None:
     ]
     choices = [kind for kind in vars(constants).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
     torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
+
+
+def keep_quiet_about_pinned_memory() -> None:
+    """Without a GPU, torch warns at every loader that fairseq asks for pinned memory, which nobody chose."""
+    if not torch.cuda.is_available():
+        warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
 
 
 def choose_precision(cfg: Any, command: str) -> None:
@@ -192,6 +199,7 @@ def name_the_checkpoint_that_does_not_fit() -> None:
 
 
 allow_configurations()
+keep_quiet_about_pinned_memory()
 look_before_a_run()
 replace_checkpoints_whole()
 keep_checkpoints_from_a_race()

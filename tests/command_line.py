@@ -103,6 +103,8 @@ def logged(text: str, kind: str, name: str) -> list[float]:
 
 
 def infformer_eval(data: Path, checkpoint: Path, *more: object) -> dict[str, Any]:
-    """What ``infformer-eval --json`` prints on its standard output."""
+    """What ``infformer-eval --json`` prints on its standard output; to a file, it says nothing else."""
     command = [BIN / "infformer-eval", data, "--path", checkpoint, "--json", "--cpu", *more]
-    return json.loads(run(*command, stderr=subprocess.PIPE).stdout)
+    done = run(*command, stderr=subprocess.PIPE)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
