@@ -83,6 +83,10 @@ def training(folder: Path) -> Record:
     """How the run of a folder was trained: launches, parameters, seconds, and the curve of what was logged."""
     log = (folder / "train.log").read_text(encoding="utf-8")
     launches = [json.loads(line) for line in (folder / LAUNCHES).read_text(encoding="utf-8").splitlines()]
+    seconds, before = 0.0, 0.0
+    for point in logged(log, "train_inner"):  # fairseq counts from the start of each launch
+        seconds += point["wall"] - (before if point["wall"] >= before else 0)
+        before = point["wall"]
     # Updates that were lost when a run was stopped are logged twice: the later ones are in the model.
     points = {int(point["num_updates"]): point for point in logged(log, "train_inner")}
     points = [points[update] for update in sorted(points)]
@@ -95,7 +99,7 @@ def training(folder: Path) -> Record:
         "launches": len(launches),
         "parameters": int(re.search(r"num\. shared model params: ([\d,]+)", log)[1].replace(",", "")),
         "updates": int(points[-1]["num_updates"]) if points else 0,
-        "seconds": points[-1]["wall"] if points else 0.0,
+        "seconds": seconds,
         "curve": {"update": [int(point["num_updates"]) for point in points]}
         | {name: [point[name] for point in points] for name in shown},
     }

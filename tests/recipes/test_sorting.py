@@ -99,7 +99,7 @@ def test_wrong_options_are_refused(arguments, message):
 TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
 2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.5", "accuracy": "20", "num_updates": "10", "wall": "60"}
 2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.4", "accuracy": "21", "num_updates": "20", "wall": "120"}
-2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.3", "accuracy": "22", "num_updates": "20", "wall": "180"}
+2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.3", "accuracy": "22", "num_updates": "20", "wall": "30"}
 """
 
 
@@ -127,8 +127,8 @@ def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
     assert sticky["test"]["accuracy"] == pytest.approx(0.6) and sticky["test"]["matches"] == 0
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:4]]
     assert cells == [
-        ["100", "sticky-fixed", "1,234", "1", "20", "40", "3.0 min", "60.0", "0.0"],
-        ["100", "none", "1,234", "2", "20", "40", "3.0 min", "87.5 ± 17.7", "75.0 ± 35.4"],
+        ["100", "sticky-fixed", "1,234", "1", "20", "40", "2.5 min", "60.0", "0.0"],
+        ["100", "none", "1,234", "2", "20", "40", "2.5 min", "87.5 ± 17.7", "75.0 ± 35.4"],
     ]
     # What was lost when a run was stopped is not part of its curve; paths are those of the repository.
     assert first["curve"] == {"update": [10, 20], "nll_loss": [2.5, 2.3], "accuracy": [20, 22]}
