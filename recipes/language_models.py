@@ -7,7 +7,6 @@ results.json has each run and its training curve.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import runs
@@ -57,11 +56,7 @@ def main() -> None:
     parser.add_argument("dir", type=Path, help="the folder of run.sh, --dir")
     parser.add_argument("--command", required=True, help="what made it")
     args = parser.parse_args()
-    results = collect(args.dir, args.command)
-    if not results["runs"]:
-        sys.exit(f"error: nothing was scored under {args.dir}; run.sh's stage 3 does")
-    print(table(results))
-    runs.write(args.dir / "results.json", results)
+    runs.show_and_keep(args.dir, collect(args.dir, args.command), table)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ commit and the hardware. As a module it reads such folders into records, which a
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,12 +83,13 @@ def training(folder: Path) -> Record:
     """How the run of a folder was trained: launches, parameters, seconds, and the curve of what was logged."""
     log = (folder / "train.log").read_text(encoding="utf-8")
     launches = [json.loads(line) for line in (folder / LAUNCHES).read_text(encoding="utf-8").splitlines()]
+    entries = list(logged(log, "train_inner"))
     seconds, before = 0.0, 0.0
-    for point in logged(log, "train_inner"):  # fairseq counts from the start of each launch
+    for point in entries:  # fairseq counts from the start of each launch
         seconds += point["wall"] - (before if point["wall"] >= before else 0)
         before = point["wall"]
     # Updates that were lost when a run was stopped are logged twice: the later ones are in the model.
-    points = {int(point["num_updates"]): point for point in logged(log, "train_inner")}
+    points = {int(point["num_updates"]): point for point in entries}
     points = [points[update] for update in sorted(points)]
     shown = [name for name in ("nll_loss", "accuracy") if points and name in points[0]]
     return {
@@ -132,6 +133,14 @@ def write(file: Path, results: Record) -> None:
     partial.rename(file)
 
 
+def show_and_keep(folder: Path, results: Record, table: Callable[[Record], str]) -> None:
+    """Print the table of the runs in a recipe's folder and leave them there as results.json; exit if there are none."""
+    if not results["runs"]:
+        sys.exit(f"error: nothing was scored under {folder}; run.sh's stage 3 does")
+    print(table(results))
+    write(folder / "results.json", results)
+
+
 # ---- Tables
 
 
@@ -143,14 +152,10 @@ def grouped(runs: Sequence[Record], *names: str) -> dict[tuple, list[Record]]:
     return groups
 
 
-def mean(values: Sequence[float]) -> float:
-    return statistics.mean(values)
-
-
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and, of several, standard deviation, as text."""
     text = f"{mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
 
 
 def duration(runs: Sequence[Record]) -> str:

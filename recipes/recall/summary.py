@@ -61,12 +61,14 @@ def collect(folder: Path, raw: Path, data: Path, context: int, command: str) -> 
     notes = json.loads((raw / NOTES).read_text())["made_from"]
     distances = notes["distances"]
     fact = Dictionary.load(str(data / "dict.txt")).index(FACT)
+    tokens = {}
+    for split in ("valid", "test"):
+        dtype = MMapIndexedDataset.Index(str(data / f"{split}.idx")).dtype
+        tokens[split] = np.memmap(data / f"{split}.bin", dtype=dtype, mode="r")
     found = []
     for place, run in runs.scored_runs(folder):
-        for split in ("valid", "test"):
-            dtype = MMapIndexedDataset.Index(str(data / f"{split}.idx")).dtype
-            tokens = np.memmap(data / f"{split}.bin", dtype=dtype, mode="r")
-            run[split] |= read(place / f"{split}.npz", tokens, fact, distances)
+        for split in tokens:
+            run[split] |= read(place / f"{split}.npz", tokens[split], fact, distances)
         found.append(run)
     if not found:
         raise InputError(f"{folder} holds no scored MEMORY-seedN; run the stages before")
@@ -115,8 +117,7 @@ def main() -> None:
     parser.add_argument("--command", default="recipes/recall/run.sh", help="what made it (default: %(default)s)")
     args = parser.parse_args()
     results = collect(args.dir, args.raw, args.data, args.context, args.command)
-    print(table(results, args.split))
-    runs.write(args.dir / "results.json", results)
+    runs.show_and_keep(args.dir, results, lambda results: table(results, args.split))
 
 
 if __name__ == "__main__":

@@ -72,11 +72,7 @@ def main() -> None:
     parser.add_argument("dir", type=Path, help="the folder of run.sh, --dir")
     parser.add_argument("--command", default="recipes/sorting/run.sh", help="what made it (default: %(default)s)")
     args = parser.parse_args()
-    results = collect(args.dir, args.command)
-    if not results["runs"]:
-        sys.exit(f"error: nothing was scored under {args.dir}; run.sh's stage 3 does")
-    print(table(results))
-    runs.write(args.dir / "results.json", results)
+    runs.show_and_keep(args.dir, collect(args.dir, args.command), table)
 
 
 if __name__ == "__main__":
