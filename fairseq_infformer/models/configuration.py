@@ -7,6 +7,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules import COMPRESSIONS, DENSITIES
+from fairseq_infformer.modules.continuous_attention import ADDRESSINGS
 from fairseq_infformer.modules.decoder_layer import ACTIVATIONS, POSITION_ENCODINGS
 from fairseq_infformer.modules.refit import CONTRACTIONS
 from fairseq_infformer.modules.sampling import SAMPLINGS
@@ -89,6 +90,13 @@ class InfiniteFormerConfig(FairseqDataclass):
     ltm_density: str = field(
         default="renormalized-gaussian",
         metadata={"help": f"what a query lays over the memory: {', '.join(DENSITIES)} (gaussian is the paper's)"},
+    )
+    ltm_addressing: ChoiceEnum(list(ADDRESSINGS)) = field(
+        default="projection",
+        metadata={
+            "help": "how a query finds the mean and variance of its density: content (those of softmax attention over "
+            "the memory's places) or projection (the paper's: linear in the scores of all places)"
+        },
     )
     ltm_min_sigma: float = field(
         default=-1, metadata={"help": "floor of the density's σ; -1: the narrowest width; 0: none, the paper's form"}

@@ -202,5 +202,6 @@ def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMem
         cfg.ltm_density,
         min_width=None if cfg.ltm_min_sigma < 0 else cfg.ltm_min_sigma,
         head_start=not cfg.ltm_flat_start,
+        addressing=str(cfg.ltm_addressing),
     )
     return ContinuousLongTermMemory(memory, attention)

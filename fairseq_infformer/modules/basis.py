@@ -93,6 +93,10 @@ class GaussianBasis(nn.Module, GaussianFunctions):
             return centers.to(t.device), scales.to(t.device)
         return self.centers, self.scales
 
+    def places(self, like: Tensor) -> Tensor:
+        """The distinct centres (N / number of widths,), dtype and device as in ``grid_like``."""
+        return self.grid_like(like)[0][: self.num_basis // len(self.widths)]
+
     def by_width(self) -> list[tuple[int, float]]:
         return [(self.num_basis // len(self.widths), width) for width in self.widths]
 

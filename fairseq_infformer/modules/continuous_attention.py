@@ -10,19 +10,23 @@ from .basis import GaussianBasis
 from .coarse_basis import CoarseBasis
 from .density import Density, find_density
 
+# How a query finds the mean and the variance of its density.
+ADDRESSINGS = ("content", "projection")
+
 
 class ContinuousAttention(nn.Module):
     """Continuous attention over the signal ``x̄(t) = Bᵀ ψ(t)`` (paper, section 3.1, equations 8 to 12).
 
-    With keys ``K = B W_K`` and values ``V = B W_V``, head by head,
+    With keys ``K = B W_K`` and values ``V = B W_V``, head by head, a query reads ``z = E_t[V(t)] = Vᵀ r`` with
+    ``r = E_t[ψ(t)]``, under a density whose mean and variance it finds in one of two ways:
 
-    - ``μ = sigmoid(w_μᵀ K q/√d + a)`` and ``σ² = σ_min² + softplus(w_σᵀ K q/√d + b)``,
-    - ``z = E_t[V(t)] = Vᵀ r`` with ``r = E_t[ψ(t)]`` under the density of that mean and variance.
-
-    The paper's form is ``min_width=0, head_start=False``: no offsets ``a``, ``b``, no floor on σ.
-
-    Neither K (N×C) nor the scores (T×N) are ever formed: μ and σ² are linear in K, so the memory is folded with the
-    two N-vectors first.
+    - ``projection``, the paper's: ``μ = sigmoid(w_μᵀ K q/√d + a)`` and ``σ² = σ_min² + softplus(w_σᵀ K q/√d + b)``.
+      Neither K (N×C) nor the scores (T×N) are ever formed: both are linear in K, so the memory is folded with the two
+      N-vectors first. The paper's form is ``min_width=0, head_start=False``: no offsets ``a``, ``b``, no floor on σ.
+    - ``content``: ``μ = Σ_g p_g t_g`` and ``σ² = σ_min² + Σ_g p_g (t_g − μ)²`` with ``p = softmax(k(t_g)·q/√d)``, the
+      moments of ordinary attention over the signal's keys ``k(t) = W_Kᵀ x̄(t)`` at the centres of the basis. A query
+      that fits one place looks there, one that fits none averages the whole memory. In a projection, what little each
+      of the N places says at random adds up, and moves μ as much as the place that is sought.
 
     Args:
         embed_dim: C. num_heads: H, a divisor of C.
@@ -30,11 +34,14 @@ class ContinuousAttention(nn.Module):
         density: a name known to ``modules.density``.
         min_width: σ_min, in units of the interval; absent, the narrowest width of the basis, under which the
             memory has nothing to resolve.
-        head_start: learn an offset of μ and σ² for each head, started so that half of the heads average the whole
-            memory and the others tile it, and start the output projection at zero. Without it every head starts at
-            μ = ½ and σ = √softplus(0) = .83, with a random output projection.
+        head_start: start the output projection at zero, and learn an offset of a projection's μ and σ² for each head,
+            started so that half of the heads average the whole memory and the others tile it. Without it the output
+            projection starts at random, and by projection every head at μ = ½ and σ = √softplus(0) = .83.
+        addressing: one of ADDRESSINGS.
     """
 
+    mean_proj: Optional[nn.Linear]  # N to 1; None, and so the others, if addressing is by content
+    variance_proj: Optional[nn.Linear]
     mean_offset: Optional[nn.Parameter]  # (H,)
     variance_offset: Optional[nn.Parameter]  # (H,)
 
@@ -46,24 +53,32 @@ class ContinuousAttention(nn.Module):
         density: str = "gaussian",
         min_width: Optional[float] = None,
         head_start: bool = True,
+        addressing: str = "projection",
     ) -> None:
         super().__init__()
+        if addressing not in ADDRESSINGS:
+            raise ValueError(f"unknown addressing {addressing!r}; choose one of {', '.join(ADDRESSINGS)}")
         if num_heads <= 0 or embed_dim % num_heads:
             raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
         min_width = min(basis.widths) if min_width is None else min_width
         if not 0 <= min_width < 1:
             raise ValueError(f"min_width must lie in [0, 1), got {min_width}")
-        self.embed_dim, self.num_heads, self.min_width = embed_dim, num_heads, min_width
+        self.embed_dim, self.num_heads, self.min_width, self.addressing = embed_dim, num_heads, min_width, addressing
         self.density = find_density(density)
         self.basis, self.coarse_basis = basis, CoarseBasis(basis)
         self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.v_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
-        self.variance_proj = nn.Linear(basis.num_basis, 1, bias=False)
         for projection in (self.k_proj, self.v_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
         if head_start:
+            # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
+            nn.init.zeros_(self.out_proj.weight)
+        self.mean_proj = self.variance_proj = self.mean_offset = self.variance_offset = None
+        if addressing == "projection":
+            self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
+            self.variance_proj = nn.Linear(basis.num_basis, 1, bias=False)
+        if addressing == "projection" and head_start:
             # Even heads start as a flat average of the whole memory, odd heads with a tile of it each.
             means = torch.full((num_heads,), 0.5)
             means[1::2] = (torch.arange(num_heads // 2) + 0.5) / max(1, num_heads // 2)
@@ -72,10 +87,6 @@ class ContinuousAttention(nn.Module):
             # The inverse of softplus is log(expm1(y)).
             self.mean_offset = nn.Parameter(torch.logit(means))
             self.variance_offset = nn.Parameter((sigmas**2 - min_width**2).expm1().log())
-            # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
-            nn.init.zeros_(self.out_proj.weight)
-        else:
-            self.mean_offset = self.variance_offset = None
 
     def forward(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Density]:
         """Read.
@@ -101,15 +112,31 @@ class ContinuousAttention(nn.Module):
 
     def locate(self, query: Tensor, coefficients: Tensor) -> Density:
         """The density of each head and query, from the arguments of ``forward``."""
+        find = self._by_content if self.addressing == "content" else self._by_projection
+        mean, variance = find(self._heads(query.to(coefficients.dtype)), coefficients)
+        return self.density(mean, variance + self.min_width**2)
+
+    def _by_projection(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         exact = coefficients.dtype
         folded = torch.cat([self.mean_proj.weight, self.variance_proj.weight]).to(exact) @ coefficients
         folded = self._heads(F.linear(folded, self.k_proj.weight.to(exact)))  # (B, H, 2, d)
         scale = (self.embed_dim // self.num_heads) ** -0.5
-        logits = self._heads(query.to(exact)) @ (folded * scale).transpose(2, 3)  # (B, H, T, 2)
+        logits = query @ (folded * scale).transpose(2, 3)  # (B, H, T, 2)
         if self.mean_offset is not None:
             logits = logits + torch.stack([self.mean_offset, self.variance_offset], dim=-1).to(exact)[:, None]
         mean, variance = logits.unbind(-1)
-        return self.density(torch.sigmoid(mean), F.softplus(variance) + self.min_width**2)
+        return torch.sigmoid(mean), F.softplus(variance)
+
+    def _by_content(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.basis.places(coefficients)
+        keys = self._heads(F.linear(self.basis.evaluate(places) @ coefficients, self.k_proj.weight.to(coefficients)))
+        # Attention whose values are t and t², from the middle, where they are most exact; as many columns as the keys
+        # have, for which it has its fast paths.
+        place = places - 0.5
+        moments = torch.stack([place, place.square()], dim=-1)
+        moments = F.pad(moments, (0, max(0, keys.shape[-1] - 2))).expand(*keys.shape[:2], -1, -1)
+        first, second = F.scaled_dot_product_attention(query, keys, moments)[..., :2].unbind(-1)
+        return first + 0.5, (second - first.square()).clamp_min(0)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

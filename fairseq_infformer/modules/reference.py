@@ -154,6 +154,35 @@ def kl(mean: Tensor, variance: Tensor, sigma: float) -> Tensor:
 # ---- Reading the continuous memory
 
 
+def by_projection(
+    query: Tensor, coefficients: Tensor, head: int, attention: ContinuousAttention
+) -> tuple[Tensor, Tensor]:
+    """μ and σ² without its floor, for a query (C,) and coefficients (N, C) (paper, equations 8 and 9)."""
+    d = attention.embed_dim // attention.num_heads
+    part = slice(head * d, (head + 1) * d)
+    scores = (coefficients @ attention.k_proj.weight.T)[:, part] @ query[part] / math.sqrt(d)
+    mean_logit = attention.mean_proj.weight[0] @ scores
+    variance_logit = attention.variance_proj.weight[0] @ scores
+    if attention.mean_offset is not None:
+        mean_logit = mean_logit + attention.mean_offset[head]
+        variance_logit = variance_logit + attention.variance_offset[head]
+    return 1 / (1 + torch.exp(-mean_logit)), torch.log(1 + torch.exp(variance_logit))
+
+
+def by_content(query: Tensor, coefficients: Tensor, head: int, attention: ContinuousAttention) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the place, for a query (C,) and coefficients (N, C), when places are drawn by softmax."""
+    d = attention.embed_dim // attention.num_heads
+    part = slice(head * d, (head + 1) * d)
+    places = torch.linspace(0, 1, attention.basis.num_basis // len(attention.basis.widths), dtype=torch.float64)
+    weights = []
+    for signal in basis_values(attention.basis, places) @ coefficients:
+        key = attention.k_proj.weight @ signal
+        weights.append(torch.exp(key[part] @ query[part] / math.sqrt(d)))
+    probability = torch.stack(weights) / sum(weights)
+    mean = (probability * places).sum()
+    return mean, (probability * (places - mean) ** 2).sum()
+
+
 def read(
     query: Tensor, coefficients: Tensor, attention: ContinuousAttention, density: str = "gaussian"
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,19 +199,13 @@ def read(
     heads, d = attention.num_heads, dim // attention.num_heads
     context, means, variances = [], [], []
     for row in range(batch):
-        keys = coefficients[row] @ attention.k_proj.weight.T
         values = coefficients[row] @ attention.v_proj.weight.T
         for head in range(heads):
             part = slice(head * d, (head + 1) * d)
             for i in range(queries):
-                scores = keys[:, part] @ query[row, i, part] / math.sqrt(d)
-                mean_logit = attention.mean_proj.weight[0] @ scores
-                variance_logit = attention.variance_proj.weight[0] @ scores
-                if attention.mean_offset is not None:
-                    mean_logit = mean_logit + attention.mean_offset[head]
-                    variance_logit = variance_logit + attention.variance_offset[head]
-                mean = 1 / (1 + torch.exp(-mean_logit))
-                variance = attention.min_width**2 + torch.log(1 + torch.exp(variance_logit))
+                locate = by_content if attention.addressing == "content" else by_projection
+                mean, variance = locate(query[row, i], coefficients[row], head, attention)
+                variance = variance + attention.min_width**2
                 weights = expected_basis(DENSITIES[density](mean, variance), attention.basis)
                 context.append(values[:, part].T @ weights)
                 means.append(mean)

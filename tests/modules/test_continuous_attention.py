@@ -1,4 +1,4 @@
-"""Continuous attention under every registered density against the reference, query by query."""
+"""Continuous attention under every registered density, by both addressings, against the reference, query by query."""
 
 import pytest
 import torch
@@ -9,19 +9,22 @@ from fairseq_infformer.modules import DENSITIES, ContinuousAttention, GaussianBa
 BASIS = GaussianBasis(12, (0.05, 0.2))
 # The paper's form, the defaults, and a floor with the paper's start.
 FORMS = [{"min_width": 0.0, "head_start": False}, {}, {"min_width": 0.1, "head_start": False}]
+KINDS = [{"density": name, "addressing": "projection"} for name in sorted(DENSITIES)]
+KINDS += [{"density": name, "addressing": "content"} for name in ("gaussian", "renormalized-gaussian")]
 
 
-@pytest.fixture(params=sorted(DENSITIES))
-def name(request) -> str:
+@pytest.fixture(params=KINDS, ids=lambda kind: "-".join(kind.values()))
+def kind(request) -> dict[str, str]:
     return request.param
 
 
-def build(name: str = "gaussian", **form) -> ContinuousAttention:
+def build(**arguments) -> ContinuousAttention:
     """Width 6, 2 heads, in float64, with weights that move the densities about."""
     torch.manual_seed(0)
-    attention = ContinuousAttention(6, 2, BASIS, density=name, **form).double()
+    attention = ContinuousAttention(6, 2, BASIS, **({"density": "gaussian"} | arguments)).double()
     for projection in (attention.mean_proj, attention.variance_proj, attention.out_proj):
-        torch.nn.init.normal_(projection.weight)
+        if projection is not None:
+            torch.nn.init.normal_(projection.weight)
     return attention
 
 
@@ -33,11 +36,11 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_values_and_gradients_are_those_of_the_reference(name, form):
-    attention = build(name, **form)
+def test_values_and_gradients_are_those_of_the_reference(kind, form):
+    attention = build(**kind, **form)
     query, coefficients = inputs()
     context, density = attention(query, coefficients)
-    slow_context, mean, variance = reference.read(query, coefficients, attention, name)
+    slow_context, mean, variance = reference.read(query, coefficients, attention, kind["density"])
     torch.testing.assert_close(density.mean, mean, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(density.variance, variance, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(context, slow_context, rtol=1e-10, atol=1e-10)
@@ -51,34 +54,34 @@ def test_values_and_gradients_are_those_of_the_reference(name, form):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
 
 
-def test_gradcheck(name):
-    attention = build(name)
+def test_gradcheck(kind):
+    attention = build(**kind)
     query, coefficients = inputs()
     assert torch.autograd.gradcheck(lambda q, b: attention(q, b)[0], (query[:, :2], coefficients))
 
 
-def test_float32_is_close_to_float64(name):
-    exact, _ = build(name)(*inputs())
-    single, density = build(name).float()(*inputs(torch.float32))
+def test_float32_is_close_to_float64(kind):
+    exact, _ = build(**kind)(*inputs())
+    single, density = build(**kind).float()(*inputs(torch.float32))
     assert single.dtype == density.mean.dtype == density.variance.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_half_precision_model_reads_in_float32(name, dtype):
+def test_a_half_precision_model_reads_in_float32(kind, dtype):
     """Only weights, queries and the output are rounded: the error is that of a few roundings."""
-    attention = build(name).to(dtype)
+    attention = build(**kind).to(dtype)
     query, coefficients = inputs(torch.float32)
     context, density = attention(query.to(dtype), coefficients)
     assert context.dtype == dtype
     assert density.mean.dtype == density.variance.dtype == torch.float32
-    exact, _ = build(name).float()(query, coefficients)
+    exact, _ = build(**kind).float()(query, coefficients)
     error = (context.float() - exact).abs().max() / exact.abs().max()
     assert float(error) < 20 * torch.finfo(dtype).eps
 
 
-def test_autocast_reads_in_float32(name):
-    attention = build(name).float()
+def test_autocast_reads_in_float32(kind):
+    attention = build(**kind).float()
     query, coefficients = inputs(torch.float32)
     exact, exact_density = attention(query, coefficients)
     with torch.autocast("cpu", torch.bfloat16):
@@ -89,8 +92,8 @@ def test_autocast_reads_in_float32(name):
     assert float(error) < 20 * torch.finfo(torch.bfloat16).eps
 
 
-def test_shapes(name):
-    attention = build(name)
+def test_shapes(kind):
+    attention = build(**kind)
     for batch, queries in ((1, 1), (3, 5), (2, 0)):
         query = torch.randn(batch, queries, 6, dtype=torch.float64)
         context, density = attention(query, torch.randn(batch, 12, 6, dtype=torch.float64))
@@ -98,8 +101,8 @@ def test_shapes(name):
         assert density.mean.shape == density.variance.shape == (batch, 2, queries)
 
 
-def test_an_empty_memory_reads_zero(name):
-    context, density = build(name)(inputs()[0], torch.zeros(2, 12, 6, dtype=torch.float64))
+def test_an_empty_memory_reads_zero(kind):
+    context, density = build(**kind)(inputs()[0], torch.zeros(2, 12, 6, dtype=torch.float64))
     assert not context.any()
     assert bool(density.variance.isfinite().all())
 
@@ -118,6 +121,20 @@ def test_the_papers_form_starts_flat():
     torch.testing.assert_close(flat.variance, torch.full_like(flat.variance, 2.0).log())
 
 
+def test_by_content_a_query_looks_where_the_memory_is_like_it():
+    basis = GaussianBasis(64, (0.02,))
+    attention = ContinuousAttention(4, 1, basis, addressing="content").double()
+    torch.nn.init.eye_(attention.k_proj.weight)
+    coefficients = torch.zeros(1, 64, 4, dtype=torch.float64)
+    coefficients[0, 12, 1] = coefficients[0, 45, 2] = 1.0  # at 12/63 and 45/63 of the line
+    query = 100 * torch.eye(4, dtype=torch.float64)[None, :3]  # the first fits no place
+    _, density = attention(query, coefficients)
+    torch.testing.assert_close(density.mean[0, 0, 1:], torch.tensor([12, 45]) / 63.0, check_dtype=False)
+    assert bool((density.variance[0, 0, 1:].sqrt() < 0.03).all())
+    torch.testing.assert_close(density.mean[0, 0, 0].item(), 0.5)
+    torch.testing.assert_close(density.variance[0, 0, 0].sqrt().item(), 1 / 12**0.5, rtol=0.03, atol=0)
+
+
 @pytest.mark.parametrize("num_heads, embed_dim", [(1, 6), (3, 6), (32, 32)])
 def test_the_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
     attention = ContinuousAttention(embed_dim, num_heads, BASIS)
@@ -126,18 +143,22 @@ def test_the_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
     assert bool((density.variance > 0.05**2).all())
 
 
-def test_the_density_never_gets_narrower_than_its_floor(name):
-    attention = build(name, min_width=0.1)
-    torch.nn.init.constant_(attention.variance_offset, -1e4)
+def test_the_density_never_gets_narrower_than_its_floor(kind):
+    attention = build(**kind, min_width=0.1)
     query, coefficients = inputs()
-    context, density = attention(query, coefficients * 0)
+    if kind["addressing"] == "projection":
+        torch.nn.init.constant_(attention.variance_offset, -1e4)
+        scale = 0
+    else:
+        scale = 1e4  # scores that leave one place
+    context, density = attention(query, coefficients * scale)
     torch.testing.assert_close(density.variance, torch.full_like(density.variance, 0.01))
     context.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in (query, coefficients, *attention.parameters()))
 
 
-def test_rows_are_independent(name):
-    attention, (query, coefficients) = build(name), inputs()
+def test_rows_are_independent(kind):
+    attention, (query, coefficients) = build(**kind), inputs()
     context, _ = attention(query, coefficients)
     poisoned_query, poisoned = query.detach().clone(), coefficients.detach().clone()
     poisoned_query[1], poisoned[1] = float("nan"), float("inf")
@@ -146,8 +167,8 @@ def test_rows_are_independent(name):
     assert bool(after[1].isnan().any())
 
 
-def test_queries_are_independent(name):
-    attention, (query, coefficients) = build(name), inputs()
+def test_queries_are_independent(kind):
+    attention, (query, coefficients) = build(**kind), inputs()
     context, _ = attention(query, coefficients)
     changed = query.detach().clone()
     changed[:, 2] += 1
@@ -164,8 +185,8 @@ def fresh_compiler():
 
 
 @pytest.mark.slow
-def test_a_compiled_read_is_the_read(name, fresh_compiler):
-    attention = build(name)
+def test_a_compiled_read_is_the_read(kind, fresh_compiler):
+    attention = build(**kind)
     compiled = torch.compile(attention, fullgraph=True)
     for queries in (3, 5):  # the second shape is compiled for any number of queries
         query = torch.randn(2, queries, 6, dtype=torch.float64, requires_grad=True)
@@ -189,8 +210,8 @@ class ContextOf(torch.nn.Module):
         return self.attention(query, coefficients)[0]
 
 
-def test_an_exported_read_is_the_read(name, tmp_path):
-    attention, (query, coefficients) = build(name), inputs()
+def test_an_exported_read_is_the_read(kind, tmp_path):
+    attention, (query, coefficients) = build(**kind), inputs()
     context, density = attention(query, coefficients)
     exported, exported_density = torch.export.export(attention, (query, coefficients)).module()(query, coefficients)
     torch.testing.assert_close(exported, context, rtol=1e-10, atol=1e-10)
@@ -221,6 +242,7 @@ def test_state_dict_round_trip():
     [
         ({"num_heads": 4}, "multiple of num_heads, got 6 and 4"),
         ({"num_heads": 0}, "multiple of num_heads, got 6 and 0"),
+        ({"addressing": "place"}, "unknown addressing 'place'; choose one of content, projection"),
         ({"density": "laplace"}, "unknown density 'laplace'; choose one of .*gaussian"),
         ({"min_width": -0.1}, r"min_width must lie in \[0, 1\), got -0.1"),
         ({"min_width": 1.0}, r"min_width must lie in \[0, 1\), got 1.0"),
