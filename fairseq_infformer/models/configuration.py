@@ -94,8 +94,9 @@ class InfiniteFormerConfig(FairseqDataclass):
     ltm_addressing: ChoiceEnum(list(ADDRESSINGS)) = field(
         default="projection",
         metadata={
-            "help": "how a query finds the mean and variance of its density: content (those of softmax attention over "
-            "the memory's places) or projection (the paper's: linear in the scores of all places)"
+            "help": "how a query finds the mean and variance of its density: projection (the paper's: linear in the "
+            "scores of all places), content (those of softmax attention over the memory's places: finds a single fact) "
+            "or mixed (half of the heads each)"
         },
     )
     ltm_min_sigma: float = field(

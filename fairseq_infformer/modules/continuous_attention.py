@@ -11,14 +11,14 @@ from .coarse_basis import CoarseBasis
 from .density import Density, find_density
 
 # How a query finds the mean and the variance of its density.
-ADDRESSINGS = ("content", "projection")
+ADDRESSINGS = ("projection", "content", "mixed")
 
 
 class ContinuousAttention(nn.Module):
     """Continuous attention over the signal ``x̄(t) = Bᵀ ψ(t)`` (paper, section 3.1, equations 8 to 12).
 
     With keys ``K = B W_K`` and values ``V = B W_V``, head by head, a query reads ``z = E_t[V(t)] = Vᵀ r`` with
-    ``r = E_t[ψ(t)]``, under a density whose mean and variance it finds in one of two ways:
+    ``r = E_t[ψ(t)]``, under a density whose mean and variance it finds in one of these ways:
 
     - ``projection``, the paper's: ``μ = sigmoid(w_μᵀ K q/√d + a)`` and ``σ² = σ_min² + softplus(w_σᵀ K q/√d + b)``.
       Neither K (N×C) nor the scores (T×N) are ever formed: both are linear in K, so the memory is folded with the two
@@ -27,6 +27,7 @@ class ContinuousAttention(nn.Module):
       moments of ordinary attention over the signal's keys ``k(t) = W_Kᵀ x̄(t)`` at the centres of the basis. A query
       that fits one place looks there, one that fits none averages the whole memory. In a projection, what little each
       of the N places says at random adds up, and moves μ as much as the place that is sought.
+    - ``mixed``: heads 0, 2, 4 … find it by content, the others by projection.
 
     Args:
         embed_dim: C. num_heads: H, a divisor of C.
@@ -35,7 +36,7 @@ class ContinuousAttention(nn.Module):
         min_width: σ_min, in units of the interval; absent, the narrowest width of the basis, under which the
             memory has nothing to resolve.
         head_start: start the output projection at zero, and learn an offset of a projection's μ and σ² for each head,
-            started so that half of the heads average the whole memory and the others tile it. Without it the output
+            started so that heads 0, 2, 4 … average the whole memory and the others tile it. Without it the output
             projection starts at random, and by projection every head at μ = ½ and σ = √softplus(0) = .83.
         addressing: one of ADDRESSINGS.
     """
@@ -75,10 +76,10 @@ class ContinuousAttention(nn.Module):
             # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
             nn.init.zeros_(self.out_proj.weight)
         self.mean_proj = self.variance_proj = self.mean_offset = self.variance_offset = None
-        if addressing == "projection":
+        if addressing != "content":
             self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
             self.variance_proj = nn.Linear(basis.num_basis, 1, bias=False)
-        if addressing == "projection" and head_start:
+        if addressing != "content" and head_start:
             # Even heads start as a flat average of the whole memory, odd heads with a tile of it each.
             means = torch.full((num_heads,), 0.5)
             means[1::2] = (torch.arange(num_heads // 2) + 0.5) / max(1, num_heads // 2)
@@ -112,8 +113,15 @@ class ContinuousAttention(nn.Module):
 
     def locate(self, query: Tensor, coefficients: Tensor) -> Density:
         """The density of each head and query, from the arguments of ``forward``."""
-        find = self._by_content if self.addressing == "content" else self._by_projection
-        mean, variance = find(self._heads(query.to(coefficients.dtype)), coefficients)
+        query = self._heads(query.to(coefficients.dtype))
+        if self.addressing == "content":
+            mean, variance = self._by_content(query, coefficients)
+        elif self.addressing == "projection":
+            mean, variance = self._by_projection(query, coefficients)
+        else:
+            found = self._by_content(query, coefficients), self._by_projection(query, coefficients)
+            even = torch.arange(self.num_heads, device=query.device)[:, None] % 2 == 0
+            mean, variance = (torch.where(even, *pair) for pair in zip(*found))
         return self.density(mean, variance + self.min_width**2)
 
     def _by_projection(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:

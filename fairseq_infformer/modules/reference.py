@@ -203,7 +203,8 @@ def read(
         for head in range(heads):
             part = slice(head * d, (head + 1) * d)
             for i in range(queries):
-                locate = by_content if attention.addressing == "content" else by_projection
+                by_head = {"mixed": [by_content, by_projection][head % 2], "content": by_content}
+                locate = by_head.get(attention.addressing, by_projection)
                 mean, variance = locate(query[row, i], coefficients[row], head, attention)
                 variance = variance + attention.min_width**2
                 weights = expected_basis(DENSITIES[density](mean, variance), attention.basis)

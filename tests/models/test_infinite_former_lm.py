@@ -27,6 +27,8 @@ VARIANTS = [
     {"ltm_layers": "1", "ltm_contraction": "fixed"},
     {"ltm_density": "gaussian", "ltm_min_sigma": 0.0, "ltm_flat_start": True},
     {"ltm_sampling": "sticky", "ltm_density": "sparsemax"},
+    {"ltm_addressing": "content"},
+    {"ltm_addressing": "mixed", "ltm_sampling": "sticky"},
     {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
     {"position_encoding": "rope"},
     {"position_encoding": "alibi"},
