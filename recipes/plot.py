@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from runs import Record, grouped
+from runs import Record, grouped, share_right
 
 # One look for a memory in all the plots.
 LOOKS = {
@@ -84,7 +84,7 @@ def accuracy_by_length(results: Record, axes: Any) -> None:
 def accuracy_by_distance(results: Record, axes: Any) -> None:
     distances = results["distances"]
     for memory, seeds in memories(results["runs"]):
-        shares = [100 * np.array(run["test"]["right"]) / np.maximum(run["test"]["asked"], 1) for run in seeds]
+        shares = [100 * share_right(run) for run in seeds]
         line, deviation = mean_and_deviation(shares)
         axes.errorbar(distances, line, deviation, marker="o", capsize=3, **look(memory))
     for (label, level), style in zip(results["levels"].items(), (":", "-.")):

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Optional
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = "launches.jsonl"
 
@@ -150,6 +152,12 @@ def grouped(runs: Sequence[Record], *names: str) -> dict[tuple, list[Record]]:
     for run in runs:
         groups.setdefault(tuple(run[name] for name in names), []).append(run)
     return groups
+
+
+def share_right(run: Record, split: str = "test") -> np.ndarray:
+    """The share of right answers in each of a run's groups of questions; NaN where nothing was asked."""
+    asked = np.array(run[split]["asked"], dtype=float)
+    return np.array(run[split]["right"]) / np.where(asked, asked, np.nan)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

@@ -23,29 +23,28 @@ text=""
 compare text "$@"
 
 # A memory is written without gradients, so that it can only keep what the layers have tied together already. Training
-# begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`.
+# begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`, the
+# longest distance of each epoch and its number of documents.
 case ${size:=small} in
   tiny)
-    memory=${memory:-none,continuous} segment=16 recent=4 reaches="24 24 48 96" vocabulary="" streams=60
+    memory=${memory:-none,continuous} segment=16 recent=4 reaches="24:32000 48:16000 96:16000" vocabulary="" streams=60
     facts="--facts 4 --values 4 --nearest 5"
-    documents="--documents 16000" evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 240"
+    evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 240"
     model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
     model+=" --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   small)
-    segment=64 recent=16 reaches="64 64 256 1024 4096" vocabulary="--vocab-size 8000" streams=8
+    segment=64 recent=16 reaches="64:40000 256:8000 1024:2000 4096:600" vocabulary="--vocab-size 8000" streams=8
     facts="--facts 8 --values 8 --nearest 5"
-    documents="--documents 8000"
-    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 32"
-    model="--arch infinite_former_lm_tiny --decoder-ffn-embed-dim 512 --position-encoding alibi"
+    evaluation="--distances 1000,4000,16000,64000,256000 --evaluation-documents 32"
+    model="--arch infinite_former_lm_tiny --decoder-layers 3 --decoder-attention-heads 8 --position-encoding rope"
     model+=" --ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --compressive-length 64"
-    training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 8000"
+    training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 2700"
     ;;
   large)
-    segment=512 recent=128 reaches="128 512 2048 8192" vocabulary="--vocab-size 30000" streams=8
+    segment=512 recent=128 reaches="128:80000 512:40000 2048:20000 8192:5000" vocabulary="--vocab-size 30000" streams=8
     facts="--facts 16 --values 16 --nearest 5"
-    documents="--documents 20000"
     evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 64"
     model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048"
     model+=" --ltm-widths 0.002,0.01"
@@ -54,17 +53,18 @@ case ${size:=small} in
   *) die "unknown size $size; choose of tiny, small, large" ;;
 esac
 last=${reaches##* }
+last=${last%:*}
 check_comparison
 dir=${dir:-$root/runs/recall-$size}
 
-unique_reaches() { tr ' ' '\n' <<< "$reaches" | sort -nu; }
+reach_of() { printf '%s\n' "${@%:*}"; }
 
 # What is scored are the splits of the last reach; the others have one since fairseq reads it.
 evaluation_at() { if [ "$1" = "$last" ]; then echo "$evaluation"; else echo "--distances $1"; fi; }
 
 train_one() {  # memory, seed
   # shellcheck disable=SC2046,SC2086
-  train "$dir/$1-seed$2" "$(printf ":$dir/data-%s" $reaches | cut -c 2-)" --score answers \
+  train "$dir/$1-seed$2" "$(printf ":$dir/data-%s" $(reach_of $reaches) | cut -c 2-)" --score answers \
     --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
     --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
     --lr-scheduler cosine $training --seed "$2" --num-workers 0 --disable-validation \
@@ -81,15 +81,16 @@ score_one() {  # memory, seed
 if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
 
 if stage 1 "make the documents"; then
-  for reach in $(unique_reaches); do
+  for epoch in $reaches; do
+    reach=$(reach_of "$epoch")
     # shellcheck disable=SC2086
     "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
-      $documents --reach "$reach" --seed "$reach" $(evaluation_at "$reach")
+      --documents "${epoch#*:}" --reach "$reach" --seed "$reach" $(evaluation_at "$reach")
   done
 fi
 
 if stage 2 "binarise them"; then
-  for reach in $last $(unique_reaches); do  # the dictionary is that of the last
+  for reach in "$last" $(reach_of $reaches); do  # the dictionary is that of the last
     dictionary="--dict $dir/data-$last/dict.txt"
     [ "$reach" != "$last" ] || dictionary=$vocabulary
     # shellcheck disable=SC2086

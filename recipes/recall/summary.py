@@ -78,17 +78,11 @@ def collect(folder: Path, raw: Path, data: Path, context: int, command: str) -> 
     return {"kind": "recall", "command": command, **settings, "runs": found}
 
 
-def accuracy(run: Record, split: str = "test") -> np.ndarray:
-    """The share of right answers at each distance; NaN where nothing was asked for."""
-    asked = np.array(run[split]["asked"], dtype=float)
-    return np.array(run[split]["right"]) / np.where(asked, asked, np.nan)
-
-
 def table(results: Record, split: str = "test") -> str:
     """Accuracy in per cent by distance, mean ± standard deviation over the seeds where there are several."""
     rows = []
     for (memory,), seeds in runs.grouped(results["runs"], "memory").items():
-        shares = np.array([100 * accuracy(run, split) for run in seeds]).T
+        shares = np.array([100 * runs.share_right(run, split) for run in seeds]).T
         row = [memory, f"{seeds[0]['parameters']:,}", str(len(seeds)), f"{seeds[0]['updates']:,}", runs.duration(seeds)]
         rows.append([*row, *("–" if np.isnan(share).any() else runs.spread(share.tolist()) for share in shares)])
     header = ["memory", "parameters", "seeds", "updates", "training", *(f"{d:,}" for d in results["distances"])]
