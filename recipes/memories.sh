@@ -1,18 +1,20 @@
 # Sourced by recipes that compare memories, after staged.sh: how the memories are called, and how their runs are trained,
 # scored, and share the machine.
 
-all_memories=none,compressive,continuous,continuous-fixed,sticky,sticky-fixed
+all_memories=none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed
 
 # Arguments of fairseq-train for a memory. `fixed` is the paper's contraction; the others keep an equal share for every
-# token.
+# token. `mixed` is `continuous` with half of the heads addressed by content.
 memory_arguments() {
+  local ltm="--long-term-memory continuous --ltm-addressing projection"
   case $1 in
     none) echo --long-term-memory none ;;
     compressive) echo --long-term-memory compressive ;;
-    continuous) echo --long-term-memory continuous --ltm-contraction proportional --ltm-sampling uniform ;;
-    continuous-fixed) echo --long-term-memory continuous --ltm-contraction fixed --ltm-sampling uniform ;;
-    sticky) echo --long-term-memory continuous --ltm-contraction proportional --ltm-sampling sticky ;;
-    sticky-fixed) echo --long-term-memory continuous --ltm-contraction fixed --ltm-sampling sticky ;;
+    continuous) echo "$ltm" --ltm-contraction proportional --ltm-sampling uniform ;;
+    continuous-fixed) echo "$ltm" --ltm-contraction fixed --ltm-sampling uniform ;;
+    sticky) echo "$ltm" --ltm-contraction proportional --ltm-sampling sticky ;;
+    sticky-fixed) echo "$ltm" --ltm-contraction fixed --ltm-sampling sticky ;;
+    mixed) echo "${ltm/projection/mixed}" --ltm-contraction proportional --ltm-sampling uniform ;;
     *) die "unknown memory $1; choose of $all_memories" ;;
   esac
 }

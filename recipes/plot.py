@@ -28,6 +28,7 @@ LOOKS = {
     "continuous-fixed": ("∞-former, fixed τ", "#1d4ed8", "--"),
     "sticky": ("∞-former, sticky", "#059669", "-"),
     "sticky-fixed": ("∞-former, sticky, fixed τ", "#059669", "--"),
+    "mixed": ("∞-former, half by content", "#be185d", "-"),
 }
 AVERAGED = 5  # points of a training curve
 

@@ -7,7 +7,7 @@
 #
 # --raw     a folder with folders train, valid (or validation) and, if wanted, test: one text file a book
 # --size    small: 15 to 20 minutes a training on one core (default); paper: for GPUs
-# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed (default: all)
 # --seeds   numbers with commas between (default: 1)
 # --nproc   processes of one training, which share the batch: srun's in a SLURM job of several nodes, else torchrun's
 # --jobs    trainings side by side, with one thread each unless OMP_NUM_THREADS says otherwise (default: 1)

@@ -7,7 +7,8 @@
 #
 # --size    tiny: minutes on two cores; small: hours there, distances up to 256k; large: for GPUs (--tiny: --size tiny)
 # --text    a folder with folders train and valid of text files, to fill the documents (default: drawn words)
-# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all; tiny: none,continuous)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed (default: all; tiny:
+#           none,continuous)
 # --nproc   processes of one training, by torchrun; --jobs: trainings side by side
 #
 # stage 0  install (recipes/setup.sh)

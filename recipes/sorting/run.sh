@@ -7,7 +7,8 @@
 #
 # --size    tiny: minutes on two cores; small: 10 minutes a training there; paper: the paper's, for GPUs (default: small)
 # --length  symbols a sequence (default: 490, 2000, 8000); give several lengths one after the other
-# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all; tiny: the first three)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed (default: all; tiny: the
+#           first three)
 # --nproc   processes of one training, which share the batch: srun's in a SLURM job of several nodes, else torchrun's
 # --jobs    trainings side by side, with one thread each unless OMP_NUM_THREADS says otherwise (default: 1; tiny: 2)
 #

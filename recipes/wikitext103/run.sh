@@ -8,7 +8,7 @@
 # --raw     the folder of the published WikiText-103 (wiki.{train,valid,test}.tokens); without it they are downloaded
 # --size    paper: from scratch at the paper's size, for GPUs (default);
 #           small: shows on two cores that all works, of the same text or of any other in its form
-# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed (default: all)
 # --seeds   numbers with commas between (default: 1)
 # --nproc   processes of one training, which share the batch: srun's in a SLURM job of several nodes, else torchrun's
 # --jobs    trainings side by side, with one thread each unless OMP_NUM_THREADS says otherwise (default: 1)

@@ -7,7 +7,7 @@
 #
 # --raw     the folder of the published WikiText-2 (wiki.train.tokens, wiki.valid.tokens, wiki.test.tokens)
 # --size    small: one pass over the text, 20 to 30 minutes a training on one core
-# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed (default: all)
+# --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed (default: all)
 # --seeds   numbers with commas between (default: 1)
 # --nproc   processes of one training, which share the batch, by torchrun
 # --jobs    trainings side by side, with one thread each unless OMP_NUM_THREADS says otherwise (default: 1)

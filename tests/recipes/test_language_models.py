@@ -173,14 +173,14 @@ def test_all_memories_have_as_many_parameters_and_train_by_srun_in_a_slurm_job(
     options = ["--size", size, "--dir", tmp_path / "run", "--stage", 2, "--stop-stage", 2]
     run(ROOT / "recipes/slurm.sh", name, *options)
     calls = (tmp_path / "calls").read_text().replace("(0.9,0.98)", "'(0.9,0.98)'").splitlines()
-    assert len(calls) == 6 and all(call.startswith(f"--ntasks {tasks} ") for call in calls)
+    assert len(calls) == 7 and all(call.startswith(f"--ntasks {tasks} ") for call in calls)
     assert all(f" --batch-size {streams} " in call for call in calls)
     parameters = {}
     for call in calls:
         memory = call.split("-seed1 ")[0].rsplit("/", 1)[1]
         parameters[memory] = layer_parameters(call.split("fairseq-train ", 1)[1])
     least, most = min(parameters.values()), max(parameters.values())
-    assert len(parameters) == 6 and most < 1.001 * least, parameters
+    assert len(parameters) == 7 and most < 1.001 * least, parameters
 
 
 @pytest.mark.parametrize(
