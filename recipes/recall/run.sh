@@ -36,11 +36,11 @@ case ${size:=small} in
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   small)
-    segment=64 recent=16 reaches="64:40000 256:8000 1024:2000 4096:600" vocabulary="--vocab-size 8000" streams=8
+    segment=64 recent=16 reaches="64:40000 256:8000 1024:2000 4096:600" vocabulary="--vocab-size 2000" streams=8
     facts="--facts 8 --values 8 --nearest 5"
     evaluation="--distances 1000,4000,16000,64000,256000 --evaluation-documents 32"
     model="--arch infinite_former_lm_tiny --decoder-layers 3 --decoder-attention-heads 8 --position-encoding rope"
-    model+=" --ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --compressive-length 64"
+    model+=" --ltm-basis 256 --ltm-samples 512 --ltm-widths 0.005 --compressive-length 64"
     training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 2700"
     ;;
   large)
