@@ -69,6 +69,7 @@ train_one() {  # memory, seed
     --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
     --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
     --lr-scheduler cosine $training --seed "$2" --num-workers 0 --disable-validation \
+    --save-interval-updates 200 --keep-interval-updates 1 \
     ${further[@]+"${further[@]}"}
 }
 
