@@ -48,6 +48,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
     )
     deadline = time.monotonic() + 300
     log = save / "train.log"
