@@ -113,7 +113,7 @@ def score(
         answers, (targets, 3): the offset, the word, and the word that was most probable.
     """
     answers = str(task.cfg.score) == "answers"
-    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05)
+    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05, answers=answers)
     batches = task.get_batch_iterator(
         task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
     ).next_epoch_itr(shuffle=False)
@@ -122,17 +122,15 @@ def score(
     hidden = True if launch.rank else None  # None: where there is no terminal
     for sample in tqdm(batches, unit="segment", disable=hidden, file=sys.stderr, leave=False):
         sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
-        net_output = model(**sample["net_input"])
+        net_output = criterion.output(model, sample)
         _, _, log = criterion.loss(model, net_output, sample)
         for key, value in log.items():
             totals[key] = totals.get(key, 0.0) + float(value)
         if answers:
             scored = sample["target"].ne(task.dictionary.pad())
             row, place = scored.nonzero().cpu().numpy().T
-            words = torch.stack([sample["target"][scored], criterion.predict(model, net_output, scored)], dim=1)
-            words = words.cpu().numpy()
-            totals["correct"] = totals.get("correct", 0.0) + float((words[:, 0] == words[:, 1]).sum())
-            predictions.append(np.column_stack([sample["start"][row] + place, words]))
+            words = torch.stack([sample["target"][scored], criterion.predict(model, net_output)], dim=1)
+            predictions.append(np.column_stack([sample["start"][row] + place, words.cpu().numpy()]))
     return distributed.summed(totals), distributed.joined(np.concatenate(predictions))
 
 

@@ -47,10 +47,10 @@ class LtmCrossEntropy(FairseqCriterion):
     ``nll_loss`` are in bits a token, ``kl`` in nats.
     """
 
-    def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float, count_correct: bool = False) -> None:
+    def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float, answers: bool = False) -> None:
         super().__init__(task)
         self.kl_weight, self.kl_sigma = ltm_kl_weight, ltm_kl_sigma
-        self.count_correct = count_correct
+        self.answers = answers
 
     @classmethod
     def build_criterion(cls, cfg: LtmCrossEntropyConfig, task: Any) -> "LtmCrossEntropy":
@@ -59,7 +59,7 @@ class LtmCrossEntropy(FairseqCriterion):
         if not 0 < cfg.ltm_kl_sigma < math.inf:
             raise InputError(f"--ltm-kl-sigma must be positive, got {cfg.ltm_kl_sigma}")
         answers = str(getattr(task.cfg, "score", "all")) == "answers"
-        return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma, count_correct=answers)
+        return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma, answers=answers)
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss of one segment of each stream, summed over its targets.
@@ -67,18 +67,24 @@ class LtmCrossEntropy(FairseqCriterion):
         Returns:
             the loss, the number of targets to divide it by, and what to log, all of it sums.
         """
-        return self.loss(model, model(**sample["net_input"]), sample)
+        return self.loss(model, self.output(model, sample), sample)
+
+    def output(self, model: Any, sample: dict[str, Any]) -> tuple:
+        """What the model says of the sample; where answers alone are scored, of their n places, (n, V) or (n, C)."""
+        scored = sample["target"].ne(self.padding_idx) if self.answers else None
+        return model(**sample["net_input"], scored=scored)
 
     def loss(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """What ``forward`` returns, for what the model has returned."""
+        """What ``forward`` returns, for an ``output``."""
         target = sample["target"]
         ntokens = sample["ntokens"]
-        nll = self._cross_entropy(model, net_output, target)
+        scored = target.ne(self.padding_idx)
+        wanted = target[scored] if self.answers else target.flatten()
+        nll = self._cross_entropy(model, net_output[0].flatten(0, -2), wanted)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll
-        scored = target.ne(self.padding_idx)
-        if self.count_correct:
-            log["correct"] = (self.predict(model, net_output, scored) == target[scored]).sum()
+        if self.answers:
+            log["correct"] = (self.predict(model, net_output) == wanted).sum()
         densities = [look for look in net_output[1]["looks"] if hasattr(look, "variance")]
         if densities:
             kl = self._divergence(densities, scored, log)
@@ -92,25 +98,26 @@ class LtmCrossEntropy(FairseqCriterion):
         return loss, ntokens, log
 
     @torch.no_grad()
-    def predict(self, model: Any, net_output: tuple, scored: Tensor) -> Tensor:
-        """The most probable words (n,) at the n places of the mask ``scored`` (B, T), row after row."""
-        places = net_output[0][scored]
-        if model.decoder.adaptive_softmax is not None:
+    def predict(self, model: Any, net_output: tuple) -> Tensor:
+        """The most probable words (n,) at the places of an ``output`` of answers."""
+        places = net_output[0]
+        if model.decoder.adaptive_softmax is not None and len(places):
             places = model.decoder.adaptive_softmax.get_log_prob(places[None], None)[0]
         return places.argmax(-1)
 
-    def _cross_entropy(self, model: Any, net_output: tuple, target: Tensor) -> Tensor:
+    def _cross_entropy(self, model: Any, places: Tensor, target: Tensor) -> Tensor:
         adaptive = getattr(model.decoder, "adaptive_softmax", None)
         if adaptive is None:
-            logits = net_output[0].flatten(0, 1)
-            return F.cross_entropy(logits.float(), target.flatten(), ignore_index=self.padding_idx, reduction="sum")
-        bands, targets = adaptive(net_output[0], target.flatten())
-        loss = net_output[0].new_zeros((), dtype=torch.float32)
+            return F.cross_entropy(places.float(), target, ignore_index=self.padding_idx, reduction="sum")
+        if not len(target):  # fairseq's tied head takes no empty batch, so it gets a place of padding
+            places, target = F.pad(places, (0, 0, 0, 1)), F.pad(target, (0, 1), value=self.padding_idx)
+        bands, targets = adaptive(places, target)
+        loss = places.new_zeros((), dtype=torch.float32)
         for number, (logits, wanted) in enumerate(zip(bands, targets)):
             if wanted is not None:
                 loss = loss + F.cross_entropy(logits.float(), wanted, ignore_index=self.padding_idx, reduction="sum")
             else:  # DDP waits for the gradients of this band, which are zero
-                loss = loss + adaptive.tail[number - 1](net_output[0][:0]).sum()
+                loss = loss + adaptive.tail[number - 1](places[:0]).sum()
         return loss
 
     def _divergence(self, densities: list[Any], scored: Tensor, log: dict[str, Any]) -> Tensor:

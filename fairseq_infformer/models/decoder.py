@@ -82,6 +82,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
         segment: Optional[int] = None,
         lengths: Optional[np.ndarray] = None,
         reset: Optional[np.ndarray] = None,
+        scored: Optional[Tensor] = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Score one segment of each stream.
@@ -91,10 +92,12 @@ class InfiniteFormerDecoder(FairseqDecoder):
             segment: the segment's number in its stream; the memory goes on from the segment before.
             lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left; None: all.
             reset: (B,) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
+            scored: (B, T) bool: the n places whose next words are wanted, None: all. An output layer costs as much as
+                several others, and where answers alone are scored most of it would be thrown away.
 
         Returns:
-            logits (B, T, V), or features (B, T, C) under the adaptive softmax, and a dict: ``attn`` (None) and
-            ``looks``, what each layer's long-term memory says of its read.
+            logits (B, T, V), or features (B, T, C) under the adaptive softmax, or with ``scored`` (n, V) or (n, C), row
+            after row; and a dict: ``attn`` (None) and ``looks``, what each layer's long-term memory says of its read.
         """
         if segment is None:
             raise InputError(
@@ -105,6 +108,8 @@ class InfiniteFormerDecoder(FairseqDecoder):
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
         features, looks = self.extract_features(src_tokens, segment, lengths, reset)
+        if scored is not None:
+            features = features[scored]
         if self.output_projection is not None:
             features = self.output_projection(features)
         return features, {"attn": None, "looks": looks}

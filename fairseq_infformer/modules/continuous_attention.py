@@ -119,32 +119,40 @@ class ContinuousAttention(nn.Module):
         elif self.addressing == "projection":
             mean, variance = self._by_projection(query, coefficients)
         else:
-            found = self._by_content(query, coefficients), self._by_projection(query, coefficients)
-            even = torch.arange(self.num_heads, device=query.device)[:, None] % 2 == 0
-            mean, variance = (torch.where(even, *pair) for pair in zip(*found))
+            even, odd = slice(0, None, 2), slice(1, None, 2)
+            found = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
+            mean, variance = (self._interleaved(*pair) for pair in zip(*found))
         return self.density(mean, variance + self.min_width**2)
 
-    def _by_projection(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, Tensor]:
         exact = coefficients.dtype
         folded = torch.cat([self.mean_proj.weight, self.variance_proj.weight]).to(exact) @ coefficients
-        folded = self._heads(F.linear(folded, self.k_proj.weight.to(exact)))  # (B, H, 2, d)
         scale = (self.embed_dim // self.num_heads) ** -0.5
-        logits = query @ (folded * scale).transpose(2, 3)  # (B, H, T, 2)
+        logits = query[:, heads] @ (self._keys(folded, heads) * scale).transpose(2, 3)  # (B, H, T, 2)
         if self.mean_offset is not None:
-            logits = logits + torch.stack([self.mean_offset, self.variance_offset], dim=-1).to(exact)[:, None]
+            offsets = torch.stack([self.mean_offset, self.variance_offset], dim=-1).to(exact)
+            logits = logits + offsets[heads, None]
         mean, variance = logits.unbind(-1)
         return torch.sigmoid(mean), F.softplus(variance)
 
-    def _by_content(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_content(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, Tensor]:
         places = self.basis.places(coefficients)
-        keys = self._heads(F.linear(self.basis.evaluate(places) @ coefficients, self.k_proj.weight.to(coefficients)))
+        keys = self._keys(self.basis.evaluate(places) @ coefficients, heads)
         # Attention whose values are t and t², from the middle, where they are most exact; as many columns as the keys
         # have, for which it has its fast paths.
         place = places - 0.5
         moments = torch.stack([place, place.square()], dim=-1)
         moments = F.pad(moments, (0, max(0, keys.shape[-1] - 2))).expand(*keys.shape[:2], -1, -1)
-        first, second = F.scaled_dot_product_attention(query, keys, moments)[..., :2].unbind(-1)
+        first, second = F.scaled_dot_product_attention(query[:, heads], keys, moments)[..., :2].unbind(-1)
         return first + 0.5, (second - first.square()).clamp_min(0)
+
+    def _keys(self, signal: Tensor, heads: slice) -> Tensor:
+        weight = self.k_proj.weight.to(signal).unflatten(0, (self.num_heads, -1))[heads]
+        return F.linear(signal, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).transpose(1, 2)
+
+    def _interleaved(self, even: Tensor, odd: Tensor) -> Tensor:
+        odd = F.pad(odd, (0, 0, 0, self.num_heads % 2))  # of an odd number of heads, one more is even
+        return torch.stack([even, odd], dim=2).flatten(1, 2)[:, : self.num_heads]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

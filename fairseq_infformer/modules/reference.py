@@ -197,14 +197,14 @@ def read(
     """
     batch, queries, dim = query.shape
     heads, d = attention.num_heads, dim // attention.num_heads
+    by_parity = {"projection": [by_projection] * 2, "content": [by_content] * 2, "mixed": [by_content, by_projection]}
     context, means, variances = [], [], []
     for row in range(batch):
         values = coefficients[row] @ attention.v_proj.weight.T
         for head in range(heads):
             part = slice(head * d, (head + 1) * d)
+            locate = by_parity[attention.addressing][head % 2]
             for i in range(queries):
-                by_head = {"mixed": [by_content, by_projection][head % 2], "content": by_content}
-                locate = by_head.get(attention.addressing, by_projection)
                 mean, variance = locate(query[row, i], coefficients[row], head, attention)
                 variance = variance + attention.min_width**2
                 weights = expected_basis(DENSITIES[density](mean, variance), attention.basis)

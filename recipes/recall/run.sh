@@ -92,12 +92,12 @@ if stage 1 "make the documents"; then
 fi
 
 if stage 2 "binarise them"; then
-  for reach in "$last" $(reach_of $reaches); do  # the dictionary is that of the last
-    dictionary="--dict $dir/data-$last/dict.txt"
-    [ "$reach" != "$last" ] || dictionary=$vocabulary
+  dictionary=$vocabulary
+  for reach in $(reach_of $reaches | tac); do  # the dictionary is that of the last
     # shellcheck disable=SC2086
     "$root/preprocess/prepare.sh" --raw "$dir/raw-$reach" --dest "$dir/data-$reach" --level word \
       --documents blank-line $dictionary
+    dictionary="--dict $dir/data-$last/dict.txt"
   done
 fi
 

@@ -169,6 +169,31 @@ def test_every_parameter_gets_a_gradient_from_the_first_segment(settings):
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
+@pytest.mark.parametrize("settings", [{}, ADAPTIVE, {"long_term_memory": "compressive"}])
+@pytest.mark.parametrize("answered", [[(0, 1), (2, 3), (2, 0)], []])
+def test_where_answers_alone_are_scored_the_other_words_are_not_computed(settings, answered):
+    model = build(**settings).train()
+    tokens = torch.randint(4, 15, (3, 5), generator=torch.Generator().manual_seed(1))
+    target = torch.full((3, 4), dictionary().pad())
+    for row, place in answered:
+        target[row, place] = tokens[row, place + 1]
+    first = {"segment": 0, "lengths": np.full(3, 4), "reset": np.full(3, True)}
+    sample = {"net_input": {"src_tokens": tokens[:, :-1]} | first, "target": target, "ntokens": len(answered)}
+    found = []
+    for answers in (False, True):
+        task = SimpleNamespace(target_dictionary=dictionary())
+        criterion = LtmCrossEntropy(task, ltm_kl_weight=1e-6, ltm_kl_sigma=0.05, answers=answers)
+        model.zero_grad()
+        loss, _, log = criterion(model, sample)
+        loss.backward()
+        found.append([loss, {name: parameter.grad for name, parameter in model.named_parameters()}])
+    torch.testing.assert_close(*found)
+    assert len(criterion.output(model, sample)[0]) == len(answered)
+    everywhere = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True).argmax(-1)
+    right = sum(int(everywhere[row, place] == target[row, place]) for row, place in answered)
+    assert int(log["correct"]) == right
+
+
 def test_each_position_encoding_is_a_model_of_its_own(tokens):
     logits = []
     for encoding in ("xl", "rope", "alibi"):

@@ -21,7 +21,8 @@ def kind(request) -> dict[str, str]:
 def build(**arguments) -> ContinuousAttention:
     """Width 6, 2 heads, in float64, with weights that move the densities about."""
     torch.manual_seed(0)
-    attention = ContinuousAttention(6, 2, BASIS, **({"density": "gaussian"} | arguments)).double()
+    settings = {"embed_dim": 6, "num_heads": 2, "density": "gaussian"} | arguments
+    attention = ContinuousAttention(basis=BASIS, **settings).double()
     for projection in (attention.mean_proj, attention.variance_proj, attention.out_proj):
         if projection is not None:
             torch.nn.init.normal_(projection.weight)
@@ -52,6 +53,15 @@ def test_values_and_gradients_are_those_of_the_reference(kind, form):
     slow = torch.autograd.grad((slow_context * weights).sum() + variance.sum(), parameters)
     for a, b in zip(fast, slow):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_mixed_heads_need_not_be_even(num_heads):
+    attention = build(addressing="mixed", num_heads=num_heads)
+    context, density = attention(*inputs())
+    slow_context, mean, variance = reference.read(*inputs(), attention)
+    for fast, slow in ((context, slow_context), (density.mean, mean), (density.variance, variance)):
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
 def test_gradcheck(kind):
@@ -182,6 +192,7 @@ def fresh_compiler():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["addressing"] != "content"], ids=str)  # mixed has it
 def test_a_compiled_read_is_the_read(kind, fresh_compiler):
     attention = build(**kind)
     compiled = torch.compile(attention, fullgraph=True)
