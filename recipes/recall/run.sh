@@ -36,7 +36,7 @@ case ${size:=small} in
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   small)
-    segment=64 recent=16 reaches="64:40000 256:8000 1024:2000 4096:600" vocabulary="--vocab-size 2000" streams=8
+    segment=64 recent=16 reaches="64:40000 256:8000 1024:2000 4096:600" vocabulary="--vocab-size 2000" streams=32
     facts="--facts 8 --values 8 --nearest 5"
     evaluation="--distances 1000,4000,16000,64000,256000 --evaluation-documents 32"
     model="--arch infinite_former_lm_tiny --decoder-layers 3 --decoder-attention-heads 8 --position-encoding rope"
@@ -93,7 +93,7 @@ fi
 
 if stage 2 "binarise them"; then
   dictionary=$vocabulary
-  for reach in $(reach_of $reaches | tac); do  # the dictionary is that of the last
+  for reach in $(reach_of $reaches | sort -rn); do  # the dictionary is that of the last, the longest
     # shellcheck disable=SC2086
     "$root/preprocess/prepare.sh" --raw "$dir/raw-$reach" --dest "$dir/data-$reach" --level word \
       --documents blank-line $dictionary
