@@ -6,8 +6,10 @@
 #   model width heads ffn    the architecture and its sizes; ffn is that of the continuous memory, see ffn_width
 #   segment recent basis     tokens of a segment, of the short-term memory; basis functions and compressed vectors
 #   batch streams            streams of a training, in all its processes together, and of an evaluation
-#   training updates         of the optimiser, and --max-update
+#   training                 the optimiser, such as `adam`, its learning rates, and how long it goes
 #   save_interval            updates between checkpoints, from which a training that was stopped goes on
+
+adam="--optimizer adam --lr-scheduler cosine"
 
 # Width of the feed-forward networks with which a memory's model has as many parameters as the continuous memory's. In
 # each layer, C wide with H heads, the continuous memory has 3C² + 2N + 2H parameters: the projections of keys, values
@@ -36,13 +38,17 @@ prepare() {
   [ -z "$raw" ] || "$root/preprocess/prepare.sh" --raw "$raw" --dest "$data" "$@"
 }
 
+# What a training says of its model, in a recipe that starts from nothing.
+model_arguments() {  # memory
+  echo "$model --decoder-embed-dim $width --decoder-attention-heads $heads --decoder-ffn-embed-dim $(ffn_width "$1")" \
+    "--ltm-basis $basis --ltm-samples $basis --compressive-length $basis"
+}
+
 train_one() {  # memory, seed
   # shellcheck disable=SC2046,SC2086
   train "$dir/$1-seed$2" "$data" --tokens-per-sample $segment --stm-length $recent --document-boundaries reset \
-    --batch-size $((batch / nproc)) $model --decoder-embed-dim $width --decoder-attention-heads $heads \
-    --decoder-ffn-embed-dim $(ffn_width "$1") --ltm-basis $basis --ltm-samples $basis --compressive-length $basis \
-    $(memory_arguments "$1") --criterion ltm_cross_entropy --optimizer adam --clip-norm 0.25 --lr-scheduler cosine \
-    $training --max-update $updates --seed "$2" \
+    --batch-size $((batch / nproc)) $(model_arguments "$1") $(memory_arguments "$1") \
+    --criterion ltm_cross_entropy $training --clip-norm 0.25 --seed "$2" \
     --save-interval-updates $save_interval --keep-interval-updates 1 --disable-validation --num-workers 0 \
     ${further[@]+"${further[@]}"}
 }

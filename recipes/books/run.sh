@@ -27,18 +27,18 @@ compare raw "$@"
 case ${size:=small} in
   small)
     # A stream of the evaluation (of the novels that this was tried with) is about as long as one of the training.
-    width=256 heads=8 ffn=1024 segment=64 recent=64 basis=128 batch=16 streams=8 updates=1500 save_interval=200
+    width=256 heads=8 ffn=1024 segment=64 recent=64 basis=128 batch=16 streams=8 save_interval=200
     vocabulary=8000
     model="--arch infinite_former_lm --decoder-layers 4 --dropout 0"
-    training="--lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100"
+    training="$adam --lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100 --max-update 1500"
     ;;
   paper)
     # The paper starts from GPT-2 small, here all is learned: its size, lengths and memory with a vocabulary of PG-19's
     # own.
-    width=768 heads=12 ffn=3072 segment=512 recent=0 basis=512 batch=32 streams=2 updates=100000 save_interval=2000
+    width=768 heads=12 ffn=3072 segment=512 recent=0 basis=512 batch=32 streams=2 save_interval=2000
     vocabulary=32000
     model="--arch infinite_former_lm --decoder-layers 12 --ltm-widths 0.005,0.01 --ltm-ridge 0.5 --ltm-tau 0.5"
-    training="--lr 2.5e-4 --warmup-updates 2000"
+    training="$adam --lr 2.5e-4 --warmup-updates 2000 --max-update 100000"
     ;;
   *) die "unknown size $size; choose of small, paper" ;;
 esac

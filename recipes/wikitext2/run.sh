@@ -26,10 +26,10 @@ compare raw "$@"
 
 case ${size:=small} in
   small)
-    width=288 heads=8 ffn=1152 segment=32 recent=32 basis=64 batch=64 streams=16 updates=1020 save_interval=200
+    width=288 heads=8 ffn=1152 segment=32 recent=32 basis=64 batch=64 streams=16 save_interval=200
     model="--arch infinite_former_lm --decoder-layers 4 --dropout 0 --adaptive-input
       --adaptive-softmax-cutoff 2000,10000 --adaptive-input-factor 1 --adaptive-softmax-factor 1"
-    training="--lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100"
+    training="$adam --lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100 --max-update 1020"
     ;;
   *) die "unknown size $size; there is only small" ;;
 esac

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import gpt2_folder
 import pytest
 from command_line import ENVIRONMENT, ROOT, run
 from fairseq import options
@@ -94,6 +95,23 @@ def test_books_come_as_pg19_was_published_and_may_lack_a_test_split(tmp_path):
     perplexities += [continuous[name]["perplexity_per_word"] for name in ("zero", "swap")]
     assert len(set(perplexities)) == 4
     assert cells(done.stdout, "continuous")[-5:-1] == [f"{value:.2f}" for value in perplexities]
+
+
+@pytest.mark.slow
+def test_a_gpt2_is_fine_tuned_with_a_memory_and_without(wikitext, tmp_path):
+    gpt2 = gpt2_folder.write(tmp_path / "a gpt2", articles(1))
+    done = run(
+        *(recipe("gpt2"), "--stage", 1, "--gpt2", gpt2, "--raw", wikitext, "--dir", tmp_path / "run"),
+        *("--size", "small", "--memory", "none,continuous", "--", "--max-update", 10, "--tokens-per-sample", 16),
+        timeout=900,
+    )
+    found = results(tmp_path / "run")
+    assert found["command"].endswith("--tokens-per-sample 16 --gpt2 GPT2 --documents wikitext --raw DIR")
+    continuous, none = found["runs"]
+    per_layer = 3 * gpt2_folder.WIDTH**2 + 2 * 64 + 2 * gpt2_folder.HEADS
+    assert continuous["parameters"] - none["parameters"] == gpt2_folder.LAYERS * per_layer
+    assert continuous["curve"]["nll_loss"] != none["curve"]["nll_loss"]
+    assert cells(done.stdout, "none")[-3:-1] == ["", ""] and all(cells(done.stdout, "continuous")[1:-1])
 
 
 def put_in_path(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
@@ -192,6 +210,7 @@ def test_all_memories_have_as_many_parameters_and_train_by_srun_in_a_slurm_job(
         ("wikitext103", ["--nproc", 8], "--nproc 8 does not divide the batch of 60 streams"),
         ("books", ["--updates", 3], "unknown argument --updates; see --help"),
         ("books", ["--stage", 1], "give --raw, the folder of the text"),
+        ("gpt2", ["--raw", "text"], "give --gpt2, the folder of a GPT-2"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, name, arguments, message):
