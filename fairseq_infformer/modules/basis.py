@@ -76,14 +76,14 @@ class GaussianBasis(nn.Module, GaussianFunctions):
                 f"num_basis must be a positive multiple of the number of widths ({len(self.widths)}: every centre has "
                 f"every width), got {num_basis}; try {max(1, round(num_basis / len(self.widths))) * len(self.widths)}"
             )
-        self.num_basis = num_basis
+        self.num_basis, self.num_centers = num_basis, num_basis // len(self.widths)
         centers, scales = self.float64_grid()
         self.register_buffer("centers", centers.float())
         self.register_buffer("scales", scales.float())
 
     def float64_grid(self) -> tuple[Tensor, Tensor]:
         """Centres and widths, (N,) each, in float64 on the CPU: what operators are solved with."""
-        centers = torch.linspace(0, 1, self.num_basis // len(self.widths), dtype=torch.float64)
+        centers = torch.linspace(0, 1, self.num_centers, dtype=torch.float64)
         widths = torch.tensor(self.widths, dtype=torch.float64)
         return centers.repeat(len(widths)), widths.repeat_interleave(len(centers))
 
@@ -94,11 +94,11 @@ class GaussianBasis(nn.Module, GaussianFunctions):
         return self.centers, self.scales
 
     def places(self, like: Tensor) -> Tensor:
-        """The distinct centres (N / number of widths,), dtype and device as in ``grid_like``."""
-        return self.grid_like(like)[0][: self.num_basis // len(self.widths)]
+        """The distinct centres (num_centers,), dtype and device as in ``grid_like``."""
+        return self.grid_like(like)[0][: self.num_centers]
 
     def by_width(self) -> list[tuple[int, float]]:
-        return [(self.num_basis // len(self.widths), width) for width in self.widths]
+        return [(self.num_centers, width) for width in self.widths]
 
     def extra_repr(self) -> str:
         return f"num_basis={self.num_basis}, widths={self.widths}"

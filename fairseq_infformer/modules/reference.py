@@ -65,7 +65,7 @@ def normal_pdf(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 
 def basis_values(basis: GaussianBasis, t: Tensor) -> Tensor:
     """ψ(t) at the points ``t`` (K,), as (K, N) (paper, section 3.1); the first width's centres come first."""
-    centers = torch.linspace(0, 1, basis.num_basis // len(basis.widths), dtype=torch.float64)
+    centers = torch.linspace(0, 1, basis.num_centers, dtype=torch.float64)
     columns = []
     for width in basis.widths:
         for center in centers:
@@ -173,7 +173,7 @@ def by_content(query: Tensor, coefficients: Tensor, head: int, attention: Contin
     """Mean and variance of the place, for a query (C,) and coefficients (N, C), when places are drawn by softmax."""
     d = attention.embed_dim // attention.num_heads
     part = slice(head * d, (head + 1) * d)
-    places = torch.linspace(0, 1, attention.basis.num_basis // len(attention.basis.widths), dtype=torch.float64)
+    places = torch.linspace(0, 1, attention.basis.num_centers, dtype=torch.float64)
     weights = []
     for signal in basis_values(attention.basis, places) @ coefficients:
         key = attention.k_proj.weight @ signal
