@@ -6,9 +6,10 @@ with its punctuation apart; without --text, with words of a vocabulary of its ow
 document, and written so that no text can hold them: nothing but memory tells which value goes with which key.
 
 In training the distances of the questions, from the value told to the value asked for, are spread evenly on a
-logarithmic scale. Validation and test ask at the distances of --distances in turn, in documents of one length: streams
-of as many documents each (--batch-size a divisor of --evaluation-documents) cut none in two. The result is text for
-prepare.sh, one document a line with a blank line after it, and recall.json, which says what it was made from.
+logarithmic scale. A document of validation or test asks for all its pairs at one of --distances; documents of all
+distances follow each other, again and again, so that --evaluation-documents streams, or a divisor of them, are of equal
+length and cut none in two. The result is text for prepare.sh, one document a line with a blank line after it, and
+recall.json, which says what it was made from.
 """
 
 import argparse
@@ -100,17 +101,14 @@ def training_distances(rng: np.random.Generator, args: argparse.Namespace) -> li
 
 def write_split(made: Path, split: str, rng: np.random.Generator, filler: Filler, args: argparse.Namespace) -> None:
     """Write the documents of a split."""
-    count = args.documents if split == "train" else args.evaluation_documents
-    longest = 8 * args.facts + max(args.distances)  # each pair takes 3 words to tell and 5 to ask for
     with (made / f"{split}.txt").open("w", encoding="utf-8") as out:
-        for number in tqdm(range(count), desc=split, disable=None):
-            if split == "train":
-                made_up = document(rng, filler, training_distances(rng, args), args.values)
-            else:  # documents take turns, so that few pairs come to many distances too
-                places = number * args.facts + rng.permutation(args.facts)
-                distances = [args.distances[place % len(args.distances)] for place in places]
-                made_up = document(rng, filler, distances, args.values, longest)
-            out.write(made_up + "\n\n")
+        if split == "train":
+            for _ in tqdm(range(args.documents), desc=split, disable=None):
+                out.write(document(rng, filler, training_distances(rng, args), args.values) + "\n\n")
+            return
+        for distance in tqdm(args.distances * args.evaluation_documents, desc=split, disable=None):
+            length = distance + 8 * args.facts  # each pair takes 3 words to tell and 5 to ask for
+            out.write(document(rng, filler, [distance] * args.facts, args.values, length) + "\n\n")
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -141,7 +139,7 @@ def parse() -> argparse.Namespace:
         metavar="N,N",
         help="in validation and test (default: 1000,2000,4000,8000,16000)",
     )
-    parser.add_argument("--evaluation-documents", type=int, default=40, help="for validation, and for test (40)")
+    parser.add_argument("--evaluation-documents", type=int, default=40, help="of each distance and split (40)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
     args = parser.parse_args()
     for name in ("facts", "values", "documents", "nearest", "evaluation_documents"):

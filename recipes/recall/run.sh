@@ -30,23 +30,23 @@ case ${size:=small} in
   tiny)
     memory=${memory:-none,continuous} segment=16 recent=4 reaches="24:32000 48:16000 96:16000" vocabulary="" streams=60
     facts="--facts 4 --values 4 --nearest 5"
-    evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 240"
+    evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60"
     model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
     model+=" --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16"
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   small)
-    segment=64 recent=16 reaches="64:40000 256:8000 1024:2000 4096:600" vocabulary="--vocab-size 2000" streams=32
-    facts="--facts 8 --values 8 --nearest 5"
-    evaluation="--distances 1000,4000,16000,64000,256000 --evaluation-documents 32"
+    segment=64 recent=16 reaches="24:40000 128:12000 512:4000 2048:1200" vocabulary="--vocab-size 2000" streams=24
+    facts="--facts 4 --values 4 --nearest 5"
+    evaluation="--distances 64,256,1000,4000,16000,64000,256000 --evaluation-documents 24"
     model="--arch infinite_former_lm_tiny --decoder-layers 3 --decoder-attention-heads 8 --position-encoding rope"
-    model+=" --ltm-basis 256 --ltm-samples 512 --ltm-widths 0.005 --compressive-length 64"
-    training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 2700"
+    model+=" --ltm-basis 512 --ltm-samples 1024 --ltm-widths 0.0025 --compressive-length 128"
+    training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 2400"
     ;;
   large)
     segment=512 recent=128 reaches="128:80000 512:40000 2048:20000 8192:5000" vocabulary="--vocab-size 30000" streams=8
     facts="--facts 16 --values 16 --nearest 5"
-    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 64"
+    evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 48"
     model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048"
     model+=" --ltm-widths 0.002,0.01"
     training="--batch-size 32 --lr 5e-4 --warmup-updates 1000 --max-update 40000"

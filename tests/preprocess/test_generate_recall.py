@@ -61,9 +61,10 @@ def test_what_was_told_is_asked_once_at_the_distances_wanted(drawn):
     assert 35 < np.median(distances) < 75  # the middle of 8 … 300 on a logarithmic scale is 49
     for split in ("valid", "test"):
         documents = documents_of(drawn, split)
-        assert {len(words) for words in documents} == {3 * 8 + 200}
-        # Four documents of three questions come to every distance three times.
-        assert sorted(distance for words in documents for distance in asked(words)) == sorted([30, 60, 90, 200] * 3)
+        assert [len(words) for words in documents] == [3 * 8 + distance for distance in [30, 60, 90, 200] * 4]
+        # Facts are three words apart and questions five.
+        distances = [[distance, distance + 2, distance + 4] for distance in (30, 60, 90, 200)]
+        assert [asked(words) for words in documents] == distances * 4
 
 
 def test_keys_and_values_are_paired_anew_and_asked_in_any_order(drawn):
