@@ -281,7 +281,7 @@ def test_a_trained_model_is_scored_from_its_directory_as_from_its_checkpoint(
         monkeypatch.setattr("sys.argv", [*command, "--stm-length", "12", "--ablation", "swap"])
         evaluate.main()
         found.append(json.loads(capsys.readouterr().out))
-        assert found[-1].pop("path") == str(path) and found[-1].pop("seconds")
+        assert found[-1].pop("path") == str(path) and found[-1].pop("seconds") >= 0
     assert found[0] == found[1]
 
 
