@@ -130,7 +130,9 @@ def score(
             scored = sample["target"].ne(task.dictionary.pad())
             row, place = scored.nonzero().cpu().numpy().T
             words = torch.stack([sample["target"][scored], criterion.predict(model, net_output)], dim=1)
-            predictions.append(np.column_stack([sample["start"][row] + place, words.cpu().numpy()]))
+            words = words.cpu().numpy()
+            totals["correct"] = totals.get("correct", 0.0) + float((words[:, 0] == words[:, 1]).sum())
+            predictions.append(np.column_stack([sample["start"][row] + place, words]))
     return distributed.summed(totals), distributed.joined(np.concatenate(predictions))
 
 

@@ -67,7 +67,12 @@ class LtmCrossEntropy(FairseqCriterion):
         Returns:
             the loss, the number of targets to divide it by, and what to log, all of it sums.
         """
-        return self.loss(model, self.output(model, sample), sample)
+        net_output = self.output(model, sample)
+        loss, ntokens, log = self.loss(model, net_output, sample)
+        if self.answers:
+            target = sample["target"]
+            log["correct"] = (self.predict(model, net_output) == target[target.ne(self.padding_idx)]).sum()
+        return loss, ntokens, log
 
     def output(self, model: Any, sample: dict[str, Any]) -> tuple:
         """What the model says of the sample; where answers alone are scored, of their n places, (n, V) or (n, C)."""
@@ -75,7 +80,7 @@ class LtmCrossEntropy(FairseqCriterion):
         return model(**sample["net_input"], scored=scored)
 
     def loss(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """What ``forward`` returns, for an ``output``."""
+        """What ``forward`` returns, for an ``output``, but for the count of right answers."""
         target = sample["target"]
         ntokens = sample["ntokens"]
         scored = target.ne(self.padding_idx)
@@ -83,8 +88,6 @@ class LtmCrossEntropy(FairseqCriterion):
         nll = self._cross_entropy(model, net_output[0].flatten(0, -2), wanted)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll
-        if self.answers:
-            log["correct"] = (self.predict(model, net_output) == wanted).sum()
         densities = [look for look in net_output[1]["looks"] if hasattr(look, "variance")]
         if densities:
             kl = self._divergence(densities, scored, log)

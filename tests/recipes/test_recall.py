@@ -113,7 +113,7 @@ def test_the_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
     right = {run["memory"]: np.array(run["test"]["right"]) / run["test"]["asked"] for run in found["runs"]}
     accuracy = {memory: shares[beyond] for memory, shares in right.items()}
     assert beyond.sum() >= 3
-    # Four values: 25 % is chance, and all that is left without a memory; 160 answers at each distance.
+    # Four values: 25 % is chance, and all that is left without a memory; 240 answers at each distance.
     assert accuracy["none"].mean() < 0.32
     assert (accuracy["continuous"][:2] > accuracy["none"][:2] + 0.1).all()
     assert accuracy["continuous"].mean() > accuracy["none"].mean() + 0.08
