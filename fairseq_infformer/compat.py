@@ -102,6 +102,7 @@ def look_before_a_run() -> None:
         distributed.configure(cfg, command)
         check_run(cfg)
         call_main(cfg, main, **more)
+        distributed.leave()
 
     distributed_utils.call_main = look_and_call
 

@@ -5,6 +5,7 @@ visible, so that jobs race on one checkpoint, divides by the number of GPUs, and
 inside a SLURM allocation for one of its tasks.
 """
 
+import gc
 import logging
 import os
 import socket
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+import torch.distributed.nn.functional  # before there is a group: see leave
+from fairseq.distributed import utils as distributed_utils
 from torch import distributed as dist
 
 from fairseq_infformer.errors import InputError
@@ -192,7 +195,21 @@ def together() -> Iterator[Launch]:
     try:
         yield launch
     finally:
+        leave()
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any; each must have come to its end.
+
+    gloo's threads end with the last reference to their group. One that outlives Python aborts the process at its very
+    end, now and then ("terminate called without an active exception", pytorch issue 190489). fairseq keeps a group of
+    its own. torch.distributed.nn.functional keeps the group that there is when it is imported, by torch.compile or a
+    custom operator, as a default argument: it is imported above, before there is one.
+    """
+    if dist.is_initialized():
+        vars(distributed_utils.get_global_group).pop("_global_group", None)
         dist.destroy_process_group()
+        gc.collect()  # models wrapped by DDP refer to the group and to themselves
 
 
 def summed(totals: dict[str, float]) -> dict[str, float]:

@@ -48,7 +48,8 @@ def run(
         timeout=timeout,
     )
     if check and done.returncode:
-        raise AssertionError(f"{command} exited with {done.returncode}:\n{done.stdout[-4000:]}")
+        printed = f"{done.stdout[-4000:]}\n{(done.stderr or '')[-4000:]}"
+        raise AssertionError(f"{command} exited with {done.returncode}:\n{printed}")
     return done
 
 

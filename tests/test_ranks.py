@@ -127,6 +127,22 @@ def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, sco
             assert two[name] == pytest.approx(one[name], rel=1e-6), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["fairseq_cli.train", "fairseq_infformer.cli.evaluate"])
+def test_no_thread_of_gloo_outlives_its_group(command, documents, alone, tmp_path):
+    # It would abort the process once in a hundred times, at the very end.
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nfrom pathlib import Path\nfrom {command} import {'cli_' * ('train' in command)}main as main\n"
+        "main()\nnames = [thread.read_text().strip() for thread in Path('/proc/self/task').glob('*/comm')]\n"
+        "sys.exit(f'threads left: {names}' if any('gloo' in name for name in names) else 0)\n"
+    )
+    arguments = [documents, "--path", alone[0] / "checkpoint_last.pt", "--cpu", "--batch-size", 3]
+    if "train" in command:
+        arguments = [*training(documents, tmp_path / "two", 5, 3)[1:], "--max-update", 3]
+    run(*TORCHRUN, script, *arguments)
+
+
 # From here on fairseq's commands run in this process, up to where they would begin to work.
 
 
