@@ -169,11 +169,14 @@ def test_a_run_killed_at_any_moment_leaves_all_or_nothing(place, workers: int) -
     whole_time = time.monotonic() - began
     shutil.rmtree(out.with_name("other"))
     killed = 0
-    for moment in np.random.default_rng(0).uniform(0, whole_time, 20):
+    for share in np.random.default_rng(0).uniform(0, 1, 20):
         child = fork(lambda: run(raw, out, "--workers", workers, *options))
-        time.sleep(moment)
+        time.sleep(share * whole_time)
         os.kill(child, signal.SIGKILL)
-        killed += ended(child) != 0
+        if ended(child) != 0:
+            killed += 1
+        else:  # it was done by then: the first run was slower, as it is on a busy machine
+            whole_time *= share
         if out.exists():
             assert files(out) in allowed
             if files(out) == allowed[0]:
