@@ -25,10 +25,11 @@ compare text "$@"
 
 # A memory is written without gradients, so that it can only keep what the layers have tied together already. Training
 # begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`, the
-# longest distance of each epoch and its number of documents.
+# longest distance of each epoch and its number of documents. The last has enough of them to go on to --max-update: to
+# begin again with short distances would unlearn the long ones.
 case ${size:=small} in
   tiny)
-    memory=${memory:-none,continuous} segment=16 recent=4 reaches="24:32000 48:16000 96:16000" vocabulary="" streams=60
+    memory=${memory:-none,continuous} segment=16 recent=4 reaches="24:32000 48:16000 96:20000" vocabulary="" streams=60
     facts="--facts 4 --values 4 --nearest 5"
     evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60"
     model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 --position-encoding alibi"
@@ -36,7 +37,7 @@ case ${size:=small} in
     training="--batch-size 128 --lr 3e-3 --warmup-updates 100 --max-update 1500"
     ;;
   small)
-    segment=64 recent=16 reaches="24:40000 128:12000 512:4000 2048:1200" vocabulary="--vocab-size 2000" streams=24
+    segment=64 recent=16 reaches="24:40000 128:12000 512:4000 2048:5500" vocabulary="--vocab-size 2000" streams=24
     facts="--facts 4 --values 4 --nearest 5"
     evaluation="--distances 64,256,1000,4000,16000,64000,256000 --evaluation-documents 24"
     model="--arch infinite_former_lm_tiny --decoder-layers 3 --decoder-attention-heads 8 --position-encoding rope"
@@ -44,12 +45,12 @@ case ${size:=small} in
     training="--batch-size 64 --lr 2e-3 --warmup-updates 200 --max-update 2400"
     ;;
   large)
-    segment=512 recent=128 reaches="128:80000 512:40000 2048:20000 8192:5000" vocabulary="--vocab-size 30000" streams=8
+    segment=512 recent=128 reaches="128:80000 512:40000 2048:20000 8192:40000" vocabulary="--vocab-size 30000" streams=8
     facts="--facts 16 --values 16 --nearest 5"
     evaluation="--distances 1000,2000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 48"
     model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048"
     model+=" --ltm-widths 0.002,0.01"
-    training="--batch-size 32 --lr 5e-4 --warmup-updates 1000 --max-update 40000"
+    training="--batch-size 32 --lr 5e-4 --warmup-updates 1000 --max-update 25000"
     ;;
   *) die "unknown size $size; choose of tiny, small, large" ;;
 esac
@@ -68,8 +69,8 @@ train_one() {  # memory, seed
   train "$dir/$1-seed$2" "$(printf ":$dir/data-%s" $(reach_of $reaches) | cut -c 2-)" --score answers \
     --tokens-per-sample $segment --stm-length $recent --document-boundaries reset $model $(memory_arguments "$1") \
     --dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 \
-    --lr-scheduler cosine $training --seed "$2" --num-workers 0 --disable-validation \
-    --save-interval-updates 200 --keep-interval-updates 1 \
+    --lr-scheduler cosine $training --max-epoch "$(wc -w <<< "$reaches")" --seed "$2" --num-workers 0 \
+    --disable-validation --save-interval-updates 200 --keep-interval-updates 1 \
     ${further[@]+"${further[@]}"}
 }
 
