@@ -30,6 +30,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
+            "pytest-timeout>=2.3",
             "matplotlib>=3.8",
             "triton>=3.3; platform_system == 'Linux' and platform_machine == 'x86_64'",
         ],

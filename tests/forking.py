@@ -1,7 +1,11 @@
 """Work in a process of its own, without the start of another interpreter."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable
+
+from tqdm import tqdm
 
 from fairseq_infformer.errors import InputError
 
@@ -11,6 +15,11 @@ def fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if not child:
         code = 1
+        # Whatever it waits for: a copy of a process has none of its other threads.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(300)
+        # Processes share tqdm's own lock, and one that is killed while it holds it keeps it for ever.
+        tqdm.set_lock(threading.RLock())
         try:
             work()
             code = 0
