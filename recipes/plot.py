@@ -85,7 +85,7 @@ def accuracy_by_length(results: Record, axes: Any) -> None:
 def accuracy_by_distance(results: Record, axes: Any) -> None:
     distances = results["distances"]
     for memory, seeds in memories(results["runs"]):
-        shares = [100 * share_right(run) for run in seeds]
+        shares = [100 * share_right(run, results["split"]) for run in seeds]
         line, deviation = mean_and_deviation(shares)
         axes.errorbar(distances, line, deviation, marker="o", capsize=3, **look(memory))
     for (label, level), style in zip(results["levels"].items(), (":", "-.")):

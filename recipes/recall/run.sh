@@ -2,26 +2,28 @@
 # A needle test: facts told at the start of a document and asked for again far behind, for several memories.
 #
 #   recipes/recall/run.sh [--size tiny|small|large | --tiny] [--text DIR] [--memory NAME,NAME] [--seeds N,N]
-#                         [--dir runs/recall-SIZE] [--nproc N] [--jobs N] [--stage 0..5] [--stop-stage 0..5]
-#                         [-- further arguments of fairseq-train]
+#                         [--splits valid,test] [--dir runs/recall-SIZE] [--nproc N] [--jobs N] [--stage 0..5]
+#                         [--stop-stage 0..5] [-- further arguments of fairseq-train]
 #
 # --size    tiny: minutes on two cores; small: hours there, distances up to 256k; large: for GPUs (--tiny: --size tiny)
 # --text    a folder with folders train and valid of text files, to fill the documents (default: drawn words)
 # --memory  of none,compressive,continuous,continuous-fixed,sticky,sticky-fixed,mixed (default: all; tiny:
 #           none,continuous)
+# --splits  to be scored (default: valid,test); the table is of the last
 # --nproc   processes of one training, by torchrun; --jobs: trainings side by side
 #
 # stage 0  install (recipes/setup.sh)
 # stage 1  make the documents
 # stage 2  binarise them
 # stage 3  train every memory with every seed
-# stage 4  score the valid and test splits
+# stage 4  score the splits
 # stage 5  accuracy by distance: a table, results.json and plots
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/recipes/staged.sh"
 . "$root/recipes/memories.sh"
-text=""
-compare text "$@"
+text="" splits=valid,test
+compare "text splits" "$@"
+[[ $splits =~ ^(valid|test|valid,test)$ ]] || die "--splits must be valid, test or valid,test, got $splits"
 
 # A memory is written without gradients, so that it can only keep what the layers have tied together already. Training
 # begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch: `reaches`, the
@@ -76,7 +78,7 @@ train_one() {  # memory, seed
 
 score_one() {  # memory, seed
   local save=$dir/$1-seed$2 split
-  for split in valid test; do
+  for split in ${splits//,/ }; do
     score "$save" "$dir/data-$last" $split --split $split --batch-size $streams --predictions "$save/$split.npz"
   done
 }
@@ -108,6 +110,6 @@ if stage 4 "score"; then for_each_run score_one; fi
 
 if stage 5 "accuracy by distance"; then
   "$venv/python" "$root/recipes/recall/summary.py" "$dir" --raw "$dir/raw-$last" --data "$dir/data-$last" \
-    --context $((segment + recent)) --command "$command${text:+ --text DIR}"
+    --split "${splits##*,}" --context $((segment + recent)) --command "$command${text:+ --text DIR}"
   "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
 fi

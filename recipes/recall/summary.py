@@ -56,31 +56,32 @@ def read(file: Path, tokens: np.ndarray, fact: int, distances: list[int]) -> Rec
     }
 
 
-def collect(folder: Path, raw: Path, data: Path, context: int, command: str) -> Record:
-    """All runs of a folder that were scored, with what was asked for."""
+def collect(folder: Path, raw: Path, data: Path, split: str, context: int, command: str) -> Record:
+    """All runs of a folder of which ``split`` was scored, with what was asked for; the table and plot are of it."""
     notes = json.loads((raw / NOTES).read_text())["made_from"]
     distances = notes["distances"]
     fact = Dictionary.load(str(data / "dict.txt")).index(FACT)
     tokens = {}
-    for split in ("valid", "test"):
-        dtype = MMapIndexedDataset.Index(str(data / f"{split}.idx")).dtype
-        tokens[split] = np.memmap(data / f"{split}.bin", dtype=dtype, mode="r")
+    for name in ("valid", "test"):
+        dtype = MMapIndexedDataset.Index(str(data / f"{name}.idx")).dtype
+        tokens[name] = np.memmap(data / f"{name}.bin", dtype=dtype, mode="r")
     found = []
-    for place, run in runs.scored_runs(folder):
-        for split in tokens:
-            run[split] |= read(place / f"{split}.npz", tokens[split], fact, distances)
+    for place, run in runs.scored_runs(folder, split=split):
+        for name in tokens:
+            if run[name]:
+                run[name] |= read(place / f"{name}.npz", tokens[name], fact, distances)
         found.append(run)
     if not found:
         raise InputError(f"{folder} holds no scored MEMORY-seedN; run the stages before")
     values = notes["values"]
     levels = {"chance": 1 / values, "knowing the values told, not their keys": best_guess(notes["facts"], values)}
     settings = {"distances": distances, "context": context, "facts": notes["facts"], "values": values, "levels": levels}
-    return {"kind": "recall", "command": command, **settings, "runs": found}
+    return {"kind": "recall", "command": command, "split": split, **settings, "runs": found}
 
 
-def table(results: Record, split: str = "test") -> str:
+def table(results: Record) -> str:
     """Accuracy in per cent by distance, mean ± standard deviation over the seeds where there are several."""
-    rows = []
+    rows, split = [], results["split"]
     for (memory,), seeds in runs.grouped(results["runs"], "memory").items():
         shares = np.array([100 * runs.share_right(run, split) for run in seeds]).T
         row = [memory, f"{seeds[0]['parameters']:,}", str(len(seeds)), f"{seeds[0]['updates']:,}", runs.duration(seeds)]
@@ -89,8 +90,9 @@ def table(results: Record, split: str = "test") -> str:
     asked = results["runs"][0][split]["asked"]
     levels = "; ".join(f"{name}: {100 * level:.1f} %" for name, level in results["levels"].items())
     return (
-        f"{runs.markdown(header, rows)}\n\nRight answers in %, by distance in words; {min(asked)} or more answers at "
-        f"each distance and seed. {levels[0].upper()}{levels[1:]}. Attention sees {results['context']} words a layer."
+        f"{runs.markdown(header, rows)}\n\nRight answers of the {split} split in %, by distance in words; {min(asked)} "
+        f"or more at each distance and seed. {levels[0].upper()}{levels[1:]}. Attention sees {results['context']} "
+        "words a layer."
     )
 
 
@@ -106,12 +108,14 @@ def main() -> None:
     parser.add_argument("dir", type=Path, help="the folder of run.sh, --dir")
     parser.add_argument("--raw", type=Path, required=True, help="folder made by generate_recall.py")
     parser.add_argument("--data", type=Path, required=True, help="folder made of it by prepare.sh")
-    parser.add_argument("--split", default="test", help="of the table: valid or test (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="test", choices=["valid", "test"], help="of the table (default: %(default)s)"
+    )
     parser.add_argument("--context", type=int, default=0, help="words of a segment and the short-term memory")
     parser.add_argument("--command", default="recipes/recall/run.sh", help="what made it (default: %(default)s)")
     args = parser.parse_args()
-    results = collect(args.dir, args.raw, args.data, args.context, args.command)
-    runs.show_and_keep(args.dir, results, lambda results: table(results, args.split))
+    results = collect(args.dir, args.raw, args.data, args.split, args.context, args.command)
+    runs.show_and_keep(args.dir, results, table)
 
 
 if __name__ == "__main__":

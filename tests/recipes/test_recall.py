@@ -85,6 +85,15 @@ def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
     assert found["levels"]["chance"] == 0.25
 
 
+def test_what_is_tuned_needs_no_look_at_the_test_split(runs, tmp_path):
+    shutil.copytree(runs / "continuous-seed1", tmp_path / "continuous-seed1")
+    (tmp_path / "continuous-seed1/test.json").unlink()
+    done = run(sys.executable, "recipes/recall/summary.py", tmp_path, *made_of(runs), "--split", "valid")
+    assert "Right answers of the valid split" in done.stdout and "100.0" in done.stdout
+    run(sys.executable, "recipes/plot.py", tmp_path / "results.json")
+    assert (tmp_path / "by-distance.png").is_file()
+
+
 def test_answers_to_other_data_are_refused(runs, tmp_path):
     shutil.copytree(runs / "none-seed1", tmp_path / "none-seed1")
     answers = dict(np.load(runs / "none-seed1/valid.npz"))
