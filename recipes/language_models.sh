@@ -26,6 +26,7 @@ ffn_width() {  # memory
 }
 
 check_language_models() {
+  shown+="${shown:+ }--raw DIR"
   check_comparison
   [ $((batch % nproc)) -eq 0 ] || die "--nproc $nproc does not divide the batch of $batch streams"
   dir=${dir:-$root/runs/$(basename "$(dirname "$0")")-$size}
@@ -73,7 +74,7 @@ train_and_score() {
   if stage 3 "score"; then for_each_run score_one; fi
 
   if stage 4 "perplexity"; then
-    "$venv/python" "$root/recipes/language_models.py" "$dir" --command "$command --raw DIR"
+    "$venv/python" "$root/recipes/language_models.py" "$dir" --command "$command"
     "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
   fi
 }

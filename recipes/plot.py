@@ -50,6 +50,11 @@ def mean_and_deviation(values: list[list[float]]) -> tuple[np.ndarray, np.ndarra
     return array.mean(0), array.std(0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
 
 
+def logged(results: Record) -> bool:
+    """Whether every training was long enough to have been logged."""
+    return all(run["curve"]["update"] for run in results["runs"])
+
+
 def curves(results: Record, axes: Any) -> None:
     """What was logged in training, averaged over a few points: accuracy where there is one, else perplexity."""
     name = "accuracy" if "accuracy" in results["runs"][0]["curve"] else "nll_loss"
@@ -110,10 +115,10 @@ Plot = tuple[str, Callable[[Record], bool], Callable[[Record, Any], None]]
 PLOTS: dict[str, list[Plot]] = {
     "sorting": [
         ("by-length", lambda results: len({run["length"] for run in results["runs"]}) > 1, accuracy_by_length),
-        ("curves", lambda results: len({run["length"] for run in results["runs"]}) == 1, curves),
+        ("curves", lambda results: len({run["length"] for run in results["runs"]}) == 1 and logged(results), curves),
     ],
-    "recall": [("by-distance", lambda results: True, accuracy_by_distance), ("curves", lambda results: True, curves)],
-    "language-model": [("curves", lambda results: True, curves)],
+    "recall": [("by-distance", lambda results: True, accuracy_by_distance), ("curves", logged, curves)],
+    "language-model": [("curves", logged, curves)],
     "cost": [("by-tokens", lambda results: True, cost_by_tokens)],
 }
 

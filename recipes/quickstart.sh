@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a small ∞-former on the CPU and see that what it read long ago is used.
 #
-#   recipes/quickstart.sh [--dir runs/quickstart] [--stage 0..4] [--stop-stage 0..4]
+#   recipes/quickstart.sh [--dir runs/quickstart] [--updates 500] [--stage 0..4] [--stop-stage 0..4]
 #
 # stage 0  install (recipes/setup.sh)
 # stage 1  make documents that keep their own word frequencies to their end
@@ -13,25 +13,20 @@
 # anew, delete the directory.
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/recipes/staged.sh"
-dir=$root/runs/quickstart
-updates=500
-while [ $# -gt 0 ]; do
-  case $1 in
-    --dir) dir=$2; shift 2 ;;
-    --updates) updates=$2; shift 2 ;;
-    --stage) stage=$2; shift 2 ;;
-    --stop-stage) stop_stage=$2; shift 2 ;;
-    -h|--help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) die "unknown argument $1; see --help" ;;
-  esac
-done
+dir=$root/runs/quickstart updates=500
+read_options "dir updates" "$@"
+[ ${#further[@]} -eq 0 ] || die "unknown argument ${further[0]}; see --help"
 data=$dir/data
 streams="--task streaming_language_modeling --tokens-per-sample 16 --document-boundaries reset"
 
 train() {  # name, further arguments
   local save=$dir/$1 log=$dir/$1/train.log
   shift
-  [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
+  if [ -e "$save/done" ]; then
+    [ "$(cat "$save/done")" = "$updates" ] || die "$save is trained with other --updates; delete it, or give another --dir"
+    echo "$save is trained already" >&2
+    return
+  fi
   mkdir -p "$save"
   echo "training $save: log in $log" >&2
   # Many streams and no dropout: what shows the use of context soonest.
@@ -41,18 +36,19 @@ train() {  # name, further arguments
     --lr 2e-3 --lr-scheduler cosine --warmup-updates 50 --seed 1 --cpu --num-workers 0 \
     --save-dir "$save" --no-epoch-checkpoints --tensorboard-logdir "$save/tensorboard" \
     --log-format tqdm --log-interval 10 --log-file "$log" "$@" > /dev/null
-  touch "$save/done"
+  echo "$updates" > "$save/done"
 }
 
 score() {  # name, further arguments
   local save=$dir/$1
   shift
   "$venv/fairseq-eval-lm" "$data" --user-dir "$root/fairseq_infformer" $streams --gen-subset test --batch-size 64 \
-    --path "$save/checkpoint_last.pt" --cpu "$@" 2>&1 | tee -a "$save/eval.log" \
-    | sed -n 's/.*Perplexity: \([0-9.]*\).*/\1/p'
+    --path "$save/checkpoint_last.pt" --cpu "$@" > "$save/eval.log" 2>&1 ||
+    die "scoring $save failed: $(tail -n 1 "$save/eval.log")"
+  sed -n 's/.*Perplexity: \([0-9.]*\).*/\1/p' "$save/eval.log"
 }
 
-if stage 0 "install"; then "$root/recipes/setup.sh"; fi
+if stage 0 "install"; then install; fi
 
 if stage 1 "make the documents"; then
   [ -e "$dir/raw/test.txt" ] || "$venv/python" "$root/preprocess/generate_documents.py" --dest "$dir/raw" --documents 1536
@@ -78,5 +74,5 @@ if stage 4 "score the test split"; then
   echo "Transformer-XL, trained alike without the memory     $none"
   echo
   echo "Every word of a document is drawn from the document's own distribution. Attention and short-term memory see"
-  echo "at most 64 words back; the long-term memory sees the document from its start."
+  echo "at most 47 words back; the long-term memory sees the document from its start."
 fi

@@ -7,8 +7,10 @@ commit and the hardware. As a module it reads such folders into records, which a
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,25 +41,52 @@ def commit() -> str:
     return _output("git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7") or "unknown"
 
 
-def hardware() -> str:
-    """The GPUs, or the cores of the CPU and the threads that each process takes."""
-    gpus = [line.split(" (")[0].split(": ", 1)[1] for line in _output("nvidia-smi", "-L").splitlines() if ": " in line]
-    if gpus:
-        return f"{len(gpus)} × {gpus[0]}"
+def cpu(threads: object) -> str:
+    """The cores and the model of the CPU, and the threads that each process takes."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"{cores} cores, {model[1] if model else 'CPU'}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads a process"
-    )
+    return f"{cores} cores, {model[1] if model else 'CPU'}, {threads} thread{'s' * (threads != 1)} a process"
+
+
+def hardware(command: str) -> str:
+    """What a training runs on: a GPU for each of its processes, or the CPU."""
+    launched = re.search(r"--(?:nproc-per-node|ntasks) (\d+)", command)
+    processes = int(launched[1]) if launched else 1
+    gpus = [line.split(" (")[0].split(": ", 1)[1] for line in _output("nvidia-smi", "-L").splitlines() if ": " in line]
+    if gpus and "--cpu" not in command.split() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        return f"{processes} × {gpus[0]}"
+    threads = os.environ.get("OMP_NUM_THREADS") or (1 if processes > 1 else "all")  # torchrun gives each a thread
+    threads = int(threads) if str(threads).isdigit() else threads
+    return cpu(threads) + (f", {processes} processes" if processes > 1 else "")
+
+
+def launches(folder: Path) -> list[Record]:
+    """What ``note_launch`` has noted in a folder."""
+    file = folder / LAUNCHES
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def note_launch(folder: Path, command: Sequence[str]) -> None:
-    """Add a line to the folder's launches. Paths are written as they are from the repository's root."""
+    """Add a line to the launches of a folder whose training is not done; paths are those from the repository's root.
+
+    Exits if the folder holds a training of other arguments.
+    """
+    command = " ".join(command).replace(f"{ROOT}/", "")
+    for before in launches(folder)[:1]:
+        old, new = (Counter(text.rpartition("fairseq-train")[2].split()) for text in (before["command"], command))
+        if old != new:
+            there, here = (" ".join((a - b).elements()) for a, b in ((old, new), (new, old)))
+            sys.exit(
+                f"error: {folder} is a training of other arguments, with '{there}' where now is '{here}'; give another "
+                "--dir, or delete it"
+            )
+    if (folder / "done").exists():
+        return
     launch = {
-        "command": " ".join(command).replace(f"{ROOT}/", ""),
+        "command": command,
         "commit": commit(),
-        "hardware": hardware(),
+        "hardware": hardware(command),
         "torch": version("torch"),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -65,9 +94,14 @@ def note_launch(folder: Path, command: Sequence[str]) -> None:
         out.write(json.dumps(launch) + "\n")
 
 
-def here(command: str) -> Record:
-    """What a result says of where it comes from, as ``provenance`` reads it."""
-    return {"command": command, "commits": [commit()], "hardware": [hardware()], "torch": version("torch")}
+def here(threads: int) -> Record:
+    """What a benchmark on the CPU says of where it comes from, as ``provenance`` reads it."""
+    arguments = sys.argv[1:]
+    if "--out" in arguments:  # where it was put is nobody's business
+        place = arguments.index("--out")
+        del arguments[place : place + 2]
+    command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *arguments])
+    return {"command": command, "commits": [commit()], "hardware": [cpu(threads)], "torch": version("torch")}
 
 
 # ---- Records
@@ -77,14 +111,18 @@ def logged(log: str, kind: str) -> Iterator[dict[str, float]]:
     """What a training logged with ``--log-format json``, of ``kind``: train_inner, train or a split's name."""
     for line in log.splitlines():
         _, found, figures = line.partition(f"| {kind} | {{")
-        if found:
-            yield {name: float(value) for name, value in json.loads("{" + figures).items() if value is not None}
+        try:
+            entry = json.loads("{" + figures) if found else {}
+        except json.JSONDecodeError:  # a line that a kill has cut
+            continue
+        if entry:
+            yield {name: float(value) for name, value in entry.items() if value is not None}
 
 
 def training(folder: Path) -> Record:
     """How the run of a folder was trained: launches, parameters, seconds, and the curve of what was logged."""
     log = (folder / "train.log").read_text(encoding="utf-8")
-    launches = [json.loads(line) for line in (folder / LAUNCHES).read_text(encoding="utf-8").splitlines()]
+    launched = launches(folder)
     entries = list(logged(log, "train_inner"))
     seconds, before = 0.0, 0.0
     for point in entries:  # fairseq counts from the start of each launch
@@ -95,11 +133,11 @@ def training(folder: Path) -> Record:
     points = [points[update] for update in sorted(points)]
     shown = [name for name in ("nll_loss", "accuracy") if points and name in points[0]]
     return {
-        "command": launches[0]["command"],
-        "commits": sorted({launch["commit"] for launch in launches}),
-        "hardware": sorted({launch["hardware"] for launch in launches}),
-        "started": launches[0]["started"],
-        "launches": len(launches),
+        "command": launched[0]["command"],
+        "commits": sorted({launch["commit"] for launch in launched}),
+        "hardware": sorted({launch["hardware"] for launch in launched}),
+        "started": launched[0]["started"],
+        "launches": len(launched),
         "parameters": int(re.search(r"num\. shared model params: ([\d,]+)", log)[1].replace(",", "")),
         "updates": int(points[-1]["num_updates"]) if points else 0,
         "seconds": seconds,
@@ -120,9 +158,19 @@ def score(folder: Path, split: str) -> Optional[Record]:
 def scored_runs(root: Path, pattern: str = "*-seed*", split: str = "test") -> Iterator[tuple[Path, Record]]:
     """The folder and the record of each run MEMORY-seedN under ``root`` of which ``split`` was scored."""
     for file in sorted(root.glob(f"{pattern}/{split}.json")):
-        memory, seed = re.fullmatch(r"(.+)-seed(\d+)", file.parent.name).groups()
-        record = {"memory": memory, "seed": int(seed)} | training(file.parent)
+        name = re.fullmatch(r"(.+)-seed(\d+)", file.parent.name)
+        if not name:  # such as one that was put aside
+            continue
+        record = {"memory": name[1], "seed": int(name[2])} | training(file.parent)
         yield file.parent, record | {name: score(file.parent, name) for name in ("valid", "test")}
+
+
+def told(command: str, found: Sequence[Record]) -> str:
+    """The command of a recipe with the memories and seeds of its runs, before what goes on to fairseq-train."""
+    own, dashes, further = command.partition(" -- ")
+    for name, values in (("memory", {run["memory"]: 0 for run in found}), ("seeds", {run["seed"]: 0 for run in found})):
+        own += f" --{name} {','.join(map(str, values))}"
+    return own + dashes + further
 
 
 def write(file: Path, results: Record) -> None:

@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
 # Make .venv beside this repository and install everything into it. Does nothing if that is done.
 #
-#   recipes/setup.sh [--extras test,lint] [--python python3.11]
+#   recipes/setup.sh [--extras test,lint]
+#
+# It takes python3, or what PYTHON names: PYTHON=python3.11 recipes/setup.sh. Python 3.11 or newer is needed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 extras=""
 python=${PYTHON:-python3}
 while [ $# -gt 0 ]; do
   case $1 in
-    --extras) extras=$2; shift 2 ;;
-    --python) python=$2; shift 2 ;;
-    -h|--help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --extras) [ $# -gt 1 ] || { echo "error: --extras needs a value" >&2; exit 2; }; extras=$2; shift 2 ;;
+    -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "error: unknown argument $1; see --help" >&2; exit 2 ;;
   esac
 done
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
-  echo "error: $python is missing or older than Python 3.11; name another with --python" >&2
+  echo "error: $python is missing or older than Python 3.11; name another: PYTHON=python3.11 $0" >&2
   exit 1
 }
 venv=$root/.venv

@@ -16,7 +16,8 @@
 #   sbatch --nodes 3 recipes/slurm.sh wikitext103 --stage 2 --memory none,compressive,continuous
 #
 # A job that was stopped goes on from its checkpoints when it is submitted or requeued. One process reads at least one
-# stream, so the tasks must divide the batch (sorting and gpt2: 8; wikitext103: 60; books: 32, each at --size paper).
+# stream, so the tasks must divide the batch (sorting and gpt2: 8; wikitext103: 60; books: 32, each at --size paper;
+# recall: 32 at --size large).
 set -euo pipefail
 # SLURM runs a copy of this script, so the recipe is found from where the job was submitted: the repository's root.
 cd "$SLURM_SUBMIT_DIR"

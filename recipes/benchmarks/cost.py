@@ -27,7 +27,7 @@ LENGTH, BASIS, WIDTHS, HEADS, DIM = 512, 512, (0.01, 0.05), 6, 300
 
 
 def continuous(tokens: int) -> runs.Record:
-    """Seconds a token while a stream is read: the mean between one power of two and the next."""
+    """Seconds a token while a stream is read: the mean since half as many tokens were read, at powers of two."""
     basis = GaussianBasis(BASIS, WIDTHS)
     memory = ContinuousMemory(basis, LENGTH, contraction="proportional")
     attention = ContinuousAttention(DIM, HEADS, basis)
@@ -39,15 +39,13 @@ def continuous(tokens: int) -> runs.Record:
         start = time.perf_counter()
         attention(x, state.coefficients)
         state = memory.write(state, x)
-        read = LENGTH << (number + 1).bit_length() - 1
+        read = LENGTH << number.bit_length()
         found.setdefault(read, []).append((time.perf_counter() - start) / LENGTH)
         if number % 20 == 0:
             progress(f"memory: {number * LENGTH:,}/{tokens:,} tokens")
-    return {
-        "memory": "continuous",
-        "tokens": list(found),
-        "seconds_a_token": [statistics.mean(values) for values in found.values()],
-    }
+    whole = [read for read in found if read <= tokens]
+    means = [statistics.mean(found[read]) for read in whole]
+    return {"memory": "continuous", "tokens": whole, "seconds_a_token": means}
 
 
 def full_attention(tokens: int, repeats: int) -> runs.Record:
@@ -95,7 +93,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     found = [continuous(args.tokens), full_attention(args.tokens, args.repeats)]
-    results = {"kind": "cost", **runs.here("python recipes/benchmarks/cost.py"), "threads": args.threads, "runs": found}
+    results = {"kind": "cost", **runs.here(args.threads), "runs": found}
     print(table(results))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

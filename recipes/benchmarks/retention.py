@@ -82,7 +82,7 @@ def main() -> None:
         found[name] = r_squared_by_age(name, memory, signal, noisy, args.segments)
 
     settings = {key: value for key, value in vars(args).items() if key != "out"}
-    results = {"kind": "retention", **runs.here("python recipes/benchmarks/retention.py"), "settings": settings}
+    results = {"kind": "retention", **runs.here(torch.get_num_threads()), "settings": settings}
     results["r_squared_by_age"] = found
     print(table(results))
     args.out.mkdir(parents=True, exist_ok=True)

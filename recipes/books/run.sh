@@ -44,7 +44,7 @@ case ${size:=small} in
 esac
 check_language_models
 
-if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
+if stage 0 "install"; then install --extras plot; fi
 
 if stage 1 "binarise"; then prepare --level sentencepiece --vocab-size "$vocabulary" --documents file; fi
 

@@ -43,9 +43,8 @@ case ${size:=paper} in
   *) die "unknown size $size; choose of small, paper" ;;
 esac
 [ -n "$gpt2" ] || die "give --gpt2, the folder of a GPT-2; the README says what is in it"
+shown="--gpt2 GPT2 --documents $documents"
 check_language_models
-
-command+=" --gpt2 GPT2 --documents $documents"
 further+=(--gpt2 "$gpt2")
 
 # The sizes are the folder's, and the memory's parameters come on top of them.
@@ -55,7 +54,7 @@ model_arguments() {  # memory
   echo "--arch infinite_former_gpt2 $model --optimizer $optimizer"
 }
 
-if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
+if stage 0 "install"; then install --extras plot; fi
 
 if stage 1 "binarise"; then prepare --level gpt2 --gpt2 "$gpt2" --documents "$documents"; fi
 

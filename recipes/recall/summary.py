@@ -76,7 +76,7 @@ def collect(folder: Path, raw: Path, data: Path, split: str, context: int, comma
     values = notes["values"]
     levels = {"chance": 1 / values, "knowing the values told, not their keys": best_guess(notes["facts"], values)}
     settings = {"distances": distances, "context": context, "facts": notes["facts"], "values": values, "levels": levels}
-    return {"kind": "recall", "command": command, "split": split, **settings, "runs": found}
+    return {"kind": "recall", "command": runs.told(command, found), "split": split, **settings, "runs": found}
 
 
 def table(results: Record) -> str:
@@ -91,8 +91,8 @@ def table(results: Record) -> str:
     levels = "; ".join(f"{name}: {100 * level:.1f} %" for name, level in results["levels"].items())
     return (
         f"{runs.markdown(header, rows)}\n\nRight answers of the {split} split in %, by distance in words; {min(asked)} "
-        f"or more at each distance and seed. {levels[0].upper()}{levels[1:]}. Attention sees {results['context']} "
-        "words a layer."
+        f"or more at each distance and seed. {levels[0].upper()}{levels[1:]}. Through all layers attention sees at "
+        f"most {results['context']} words back."
     )
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--split", default="test", choices=["valid", "test"], help="of the table (default: %(default)s)"
     )
-    parser.add_argument("--context", type=int, default=0, help="words of a segment and the short-term memory")
+    parser.add_argument("--context", type=int, default=0, help="words that attention sees, through all layers")
     parser.add_argument("--command", default="recipes/recall/run.sh", help="what made it (default: %(default)s)")
     args = parser.parse_args()
     results = collect(args.dir, args.raw, args.data, args.split, args.context, args.command)

@@ -67,7 +67,7 @@ score_one() {  # memory, seed
   done
 }
 
-if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
+if stage 0 "install"; then install --extras plot; fi
 
 if stage 1 "generate the sequences"; then
   "$venv/python" "$root/preprocess/generate_sorting.py" --dest "$data" --length "$length" --sequences $sequences
@@ -78,6 +78,6 @@ if stage 2 "train"; then for_each_run train_one; fi
 if stage 3 "score"; then for_each_run score_one; fi
 
 if stage 4 "accuracy"; then
-  "$venv/python" "$root/recipes/sorting/summary.py" "$dir" --command "$command --length $length"
+  "$venv/python" "$root/recipes/sorting/summary.py" "$dir" --command "$command"
   "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
 fi

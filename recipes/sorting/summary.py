@@ -41,7 +41,10 @@ def collect(root: Path, command: str) -> Record:
             run[split] |= read(folder / f"{split}.npz")
         found.append({"length": int(folder.parent.name)} | run)
     found.sort(key=lambda run: (run["length"], run["memory"], run["seed"]))
-    return {"kind": "sorting", "command": command, "guessing": GUESSING, "runs": found}
+    own, *further = command.partition(" -- ")
+    lengths = {run["length"] for run in found}
+    own += f" --length {lengths.pop() if len(lengths) == 1 else 'N'}"
+    return {"kind": "sorting", "command": runs.told(own + "".join(further), found), "guessing": GUESSING, "runs": found}
 
 
 def table(results: Record) -> str:

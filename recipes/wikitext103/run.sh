@@ -71,7 +71,7 @@ print(*(split['tokens'] for split in json.load(open(sys.argv[1]))['splits'].valu
     die "this is not WikiText-103: $counts tokens, not 103227021 217646 245569; give --size small for another text"
 }
 
-if stage 0 "install"; then "$root/recipes/setup.sh" --extras plot; fi
+if stage 0 "install"; then install --extras plot; fi
 
 if stage 1 "binarise"; then
   [ -n "$raw" ] || [ -e "$data/dict.txt" ] || download

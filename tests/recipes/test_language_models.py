@@ -106,7 +106,10 @@ def test_a_gpt2_is_fine_tuned_with_a_memory_and_without(wikitext, tmp_path):
         timeout=900,
     )
     found = results(tmp_path / "run")
-    assert found["command"].endswith("--tokens-per-sample 16 --gpt2 GPT2 --documents wikitext --raw DIR")
+    assert found["command"] == (
+        "recipes/gpt2/run.sh --size small --gpt2 GPT2 --documents wikitext --raw DIR --memory continuous,none "
+        "--seeds 1 -- --max-update 10 --tokens-per-sample 16"
+    )
     continuous, none = found["runs"]
     per_layer = 3 * gpt2_folder.WIDTH**2 + 2 * 64 + 2 * gpt2_folder.HEADS
     assert continuous["parameters"] - none["parameters"] == gpt2_folder.LAYERS * per_layer
