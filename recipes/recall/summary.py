@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "preprocess"))
@@ -58,6 +56,10 @@ def read(file: Path, tokens: np.ndarray, fact: int, distances: list[int]) -> Rec
 
 def collect(folder: Path, raw: Path, data: Path, split: str, context: int, command: str) -> Record:
     """All runs of a folder of which ``split`` was scored, with what was asked for; the table and plot are of it."""
+    # Before the package, fairseq would set up the program's logging.
+    from fairseq.data import Dictionary
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
+
     notes = json.loads((raw / NOTES).read_text())["made_from"]
     distances = notes["distances"]
     fact = Dictionary.load(str(data / "dict.txt")).index(FACT)
