@@ -21,23 +21,28 @@ class ContinuousState(NamedTuple):
 
     coefficients: Tensor  # (B, N, C), float32 or float64: x̄(t) = coefficientsᵀ ψ(t)
     num_tokens: Tensor  # (B,) int64, always on the CPU: choosing an operator never waits for the device
+    largest: Tensor  # (B,), the greatest norm of a vector that was written, which bounds sticky samples
 
     def detach(self) -> "ContinuousState":
-        return ContinuousState(self.coefficients.detach(), self.num_tokens)
+        return self._replace(coefficients=self.coefficients.detach())
 
     def reset(self, rows: Tensor) -> "ContinuousState":
         """The state with the rows of the mask ``rows`` (B,) empty."""
         rows = rows.to(torch.bool)
+        there = rows.to(self.coefficients.device)
         return ContinuousState(
-            self.coefficients.masked_fill(rows.to(self.coefficients.device)[:, None, None], 0),
+            self.coefficients.masked_fill(there[:, None, None], 0),
             self.num_tokens.masked_fill(rows.cpu(), 0),
+            self.largest.masked_fill(there, 0),
         )
 
     def reorder(self, order: Tensor) -> "ContinuousState":
         """The state whose row i is this one's row ``order[i]``."""
+        there = order.to(self.coefficients.device)
         return ContinuousState(
-            self.coefficients.index_select(0, order.to(self.coefficients.device)),
+            self.coefficients.index_select(0, there),
             self.num_tokens.index_select(0, order.cpu()),
+            self.largest.index_select(0, there),
         )
 
 
@@ -96,7 +101,8 @@ class ContinuousMemory(nn.Module):
     ) -> ContinuousState:
         """The empty memory: all-zero coefficients (B, N, C). ``dtype`` is float32, or float64 for exact work."""
         coefficients = torch.zeros(batch_size, self.basis.num_basis, dim, device=device, dtype=dtype)
-        return ContinuousState(coefficients, torch.zeros(batch_size, dtype=torch.int64))
+        largest = torch.zeros(batch_size, device=device, dtype=dtype)
+        return ContinuousState(coefficients, torch.zeros(batch_size, dtype=torch.int64), largest)
 
     def write(
         self,
@@ -139,15 +145,16 @@ class ContinuousMemory(nn.Module):
                 queries = _per_row(queries, "queries", batch_size, torch.int64)
             with torch.no_grad():
                 histogram = attention_histogram(density, queries)
-        coefficients = refit(
+        coefficients, largest = refit(
             state.coefficients,
+            state.largest,
             x.to(state.coefficients.dtype),
             state.num_tokens,
             lengths,
             histogram,
             *(self.basis.widths, self.num_samples, self.ridge, self.contraction, self.tau, self.sampling, self.seed),
         )
-        return ContinuousState(coefficients, state.num_tokens + lengths)
+        return ContinuousState(coefficients, state.num_tokens + lengths, largest)
 
     def _check(self, state: ContinuousState, x: Tensor) -> tuple[int, int]:
         batch_size, num_basis, dim = state.coefficients.shape

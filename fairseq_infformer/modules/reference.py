@@ -260,6 +260,7 @@ def write(
     length: int,
     memory: ContinuousMemory,
     samples: Optional[list[float]] = None,
+    largest: float = math.inf,
 ) -> Tensor:
     """One row's memory after the first ``length`` vectors of ``x`` were added (paper, section 3.2 and sticky memories).
 
@@ -267,6 +268,7 @@ def write(
         coefficients: (N, C) of the memory before, which has seen ``num_tokens``. x: (L, C). Both float64.
         memory: where the settings are.
         samples: the M positions at which the old signal is sampled; absent: midpoints.
+        largest: the norm that no sample of the old signal exceeds; longer ones are scaled down to it.
 
     Returns:
         (N, C).
@@ -280,13 +282,15 @@ def write(
     if num_tokens > 0:
         for m, sample in enumerate(samples):
             positions.append(torch.tensor([tau * (m + 0.5) / len(samples)], dtype=torch.float64))
-            targets.append(basis_values(memory.basis, torch.tensor([sample], dtype=torch.float64))[0] @ coefficients)
+            value = basis_values(memory.basis, torch.tensor([sample], dtype=torch.float64))[0] @ coefficients
+            targets.append(value * (largest / value.norm()) if float(value.norm()) > largest else value)
     for i in range(length):
         positions.append(torch.tensor([tau + (1 - tau) * (i + 0.5) / length], dtype=torch.float64))
         targets.append(x[i])
     design = basis_values(memory.basis, torch.cat(positions))
     settings = memory.basis.num_basis, memory.basis.widths, memory.num_samples, memory.ridge
-    return ridge_regression(design, torch.stack(targets), ridge_used(*settings, tau, length))
+    repeated = memory.contraction == "fixed"
+    return ridge_regression(design, torch.stack(targets), ridge_used(*settings, tau, length, repeated))
 
 
 # ---- Attention over the segment and the short-term memory, and the layer

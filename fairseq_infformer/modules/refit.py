@@ -58,6 +58,9 @@ CONTRACTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 # A memory that grows by more than this with every update would overflow. What is written shortly after it may be
 # stretched at the ends of the line, by a few per cent that the next contraction takes back.
 GROWTH_ALLOWED = 1.1
+# Under a fixed contraction the same update comes again and again, and any growth would. It was seen with at most 5
+# vectors a time, which leave most functions of the basis undetermined.
+FEW_VECTORS = 16
 # The smallest λ that can be asked for: under it, coefficients are so large that in float32 nothing is left of what
 # their sum should be.
 LEAST_RIDGE = 1e-8
@@ -72,6 +75,7 @@ def refit_operators(
     ridge: float,
     tau: float,
     length: int,
+    repeated: bool,
     from_samples: bool,
     dtype: torch.dtype,
     device: torch.device,
@@ -82,21 +86,29 @@ def refit_operators(
         A (N, N), for an old signal of coefficients B that is sampled at M midpoints, or P (N, M), for M samples S taken
         anywhere, in order; and G (N, L). τ = 0 leaves nothing of the old signal. The λ is that of ``ridge_used``.
     """
-    keep, fit, _ = _stable(num_basis, widths, num_samples, ridge, tau, length, from_samples)
+    keep, fit, _ = _stable(num_basis, widths, num_samples, ridge, tau, length, repeated, from_samples)
     return keep.to(device, dtype), fit.to(device, dtype)
 
 
 @lru_cache(maxsize=4096)
 def ridge_used(
-    num_basis: int, widths: tuple[float, ...], num_samples: int, ridge: float, tau: float, length: int
+    num_basis: int,
+    widths: tuple[float, ...],
+    num_samples: int,
+    ridge: float,
+    tau: float,
+    length: int,
+    repeated: bool = False,
 ) -> float:
     """λ, raised tenfold as often as the update needs it not to let an old signal grow, and to be solved at all.
+
+    ``repeated``: τ is the same at every update, as in a fixed contraction.
 
     The λ that is asked for is taken but for a few pairs of τ and L at which few new vectors leave functions of the
     basis undetermined: what these do between the vectors is up to the regression, and the next update would take it
     for the signal.
     """
-    return _stable(num_basis, widths, num_samples, ridge, tau, length, False)[2]
+    return _stable(num_basis, widths, num_samples, ridge, tau, length, repeated, False)[2]
 
 
 @lru_cache(maxsize=128)
@@ -119,6 +131,7 @@ def _stable(
     ridge: float,
     tau: float,
     length: int,
+    repeated: bool,
     from_samples: bool,
 ) -> tuple[Tensor, Tensor, float]:
     """A or P, G and the λ of one update; see ``refit_operators`` and ``ridge_used``."""
@@ -127,10 +140,18 @@ def _stable(
     old, new = _equations(basis, num_samples, tau, length)
     while True:
         solved = _solve(old, new, ridge)
-        if solved is not None and _spectral_radius(solved[0], samples) <= GROWTH_ALLOWED:
+        if solved is not None and _is_stable(solved[0], samples, repeated and 0 < length < FEW_VECTORS):
             keep, fit = solved
             return keep if from_samples else keep @ samples, fit, ridge
         ridge *= 10
+
+
+def _is_stable(keep: Tensor, samples: Tensor, for_good: bool) -> bool:
+    """Whether old coefficients that an update multiplies with ``keep @ samples`` grow by it within bounds."""
+    estimate = _spectral_radius(keep, samples)
+    if not for_good or estimate > GROWTH_ALLOWED or not estimate > 0:
+        return estimate <= GROWTH_ALLOWED
+    return float(torch.linalg.eigvals(keep @ samples).abs().max()) <= 1
 
 
 def _equations(basis: GaussianBasis, num_samples: int, tau: float, length: int) -> tuple[Tensor, Tensor]:
@@ -190,7 +211,7 @@ OPERATORS = OperatorCache()
 
 
 class _Update(NamedTuple):
-    """The linear map of every row: ``B'_i = keep_i (signal_i B_i) + fit_i X_i``."""
+    """The map of every row, ``B'_i = keep_i S_i + fit_i X_i``, with ``S_i = signal_i B_i`` up to their bound."""
 
     keep: Tensor  # (B or 1, N, N or M)
     fit: Tensor  # (B or 1, N, L)
@@ -215,7 +236,8 @@ def _update(
     taus = CONTRACTIONS[contraction](num_tokens, lengths, tau)
     taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
     alike, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
-    settings, kind = (num_basis, tuple(widths), num_samples, ridge), (histogram is not None, like.dtype, like.device)
+    settings = num_basis, tuple(widths), num_samples, ridge
+    kind = contraction == "fixed", histogram is not None, like.dtype, like.device
     operators = OPERATORS.get([(*settings, tau_alike, int(used), *kind) for tau_alike, used in alike.tolist()])
     operators = [(keep, _padded(fit, length)) for keep, fit in operators]
     if len(operators) == 1:
@@ -239,6 +261,7 @@ def _times(operator: Tensor, x: Tensor) -> Tensor:
 @torch.library.custom_op("fairseq_infformer::refit", mutates_args=())
 def refit(
     coefficients: Tensor,
+    largest: Tensor,
     x: Tensor,
     num_tokens: Tensor,
     lengths: Tensor,
@@ -250,11 +273,21 @@ def refit(
     tau: float,
     sampling: str,
     seed: int,
-) -> Tensor:
-    """The coefficients (B, N, C) after the first ``lengths`` (B,) vectors of each row of ``x`` (B, L, C) were added.
+) -> tuple[Tensor, Tensor]:
+    """The memory after the first ``lengths`` (B,) vectors of each row of ``x`` (B, L, C) were added.
 
-    ``num_tokens`` (B,) and ``lengths`` are on the CPU, ``histogram`` (B, D) is that of sticky sampling; the rest are
-    the settings of ``ContinuousMemory``.
+    Between samples that lie far apart the regression overshoots, by a fifth and more. Where attention looks for what
+    is large, sticky samples gather there: the next update would take the overshoot for the signal, and so on without
+    end. So no sticky sample is longer than the longest vector that was ever written; one that is, is scaled down.
+
+    Args:
+        coefficients: (B, N, C) of the memory before. largest: (B,), the greatest norm of a vector written to it.
+        num_tokens, lengths: (B,), on the CPU.
+        histogram: (B, D), that of sticky sampling; None: samples are uniform. The rest are the settings of
+            ``ContinuousMemory``.
+
+    Returns:
+        the new coefficients, and their ``largest``, which has no gradient.
 
     Raises:
         ValueError: on the CPU, if a vector to add is not finite. Elsewhere, where looking would wait for the device,
@@ -272,14 +305,27 @@ def refit(
     with torch.autocast(x.device.type, enabled=False):  # the memory is never kept in half precision
         result = _times(update.fit, x)
         if bool(num_tokens.any()):
-            old = coefficients if update.signal is None else update.signal @ coefficients
+            old = coefficients
+            if update.signal is not None:
+                old = update.signal @ coefficients
+                old = old * _factors(old, largest)[0]
             result += _times(update.keep, old)
+    larger = torch.cat([largest[:, None], x.norm(dim=2)], dim=1).amax(1)
     finite = x.sum(dim=(1, 2)).isfinite()  # of any vector that is not, so is the sum
     if x.device.type != "cpu":
-        return torch.where((finite & (lengths > 0).to(x.device))[:, None, None], result, coefficients)
+        result = torch.where((finite & (lengths > 0).to(x.device))[:, None, None], result, coefficients)
+        return result, torch.where(finite, larger, largest)
     if not bool(finite.all()):
         refuse_nonfinite(x)
-    return result if bool(lengths.all()) else torch.where((lengths > 0)[:, None, None], result, coefficients)
+    if not bool(lengths.all()):
+        result = torch.where((lengths > 0)[:, None, None], result, coefficients)
+    return result, larger
+
+
+def _factors(samples: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """What brings each sample (B, M, C) down to the norm ``largest`` (B,), and its norm, both (B, M, 1)."""
+    norms = samples.norm(dim=2, keepdim=True).clamp_min(torch.finfo(samples.dtype).tiny)
+    return (largest[:, None, None] / norms).clamp_max(1), norms
 
 
 def refuse_nonfinite(x: Tensor) -> None:
@@ -294,13 +340,15 @@ def refuse_nonfinite(x: Tensor) -> None:
 
 
 @refit.register_fake
-def _(coefficients: Tensor, x: Tensor, *settings: object) -> Tensor:
-    return torch.empty_like(coefficients)
+def _(coefficients: Tensor, largest: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(coefficients), torch.empty_like(largest)
 
 
 @torch.library.custom_op("fairseq_infformer::refit_transposed", mutates_args=())
 def refit_transposed(
     grad: Tensor,
+    coefficients: Optional[Tensor],
+    largest: Optional[Tensor],
     for_coefficients: bool,
     for_x: bool,
     length: int,
@@ -317,7 +365,8 @@ def refit_transposed(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``refit``'s coefficients (B, N, C) and ``x`` (B, L, C): its transposed map, of ``grad``.
 
-    What is not asked for comes back empty.
+    Where samples are sticky, it needs to know which of the old signal were too long. What is not asked for comes back
+    empty.
     """
     settings = (widths, num_samples, ridge, contraction, tau, sampling, seed)
     update = _update(grad, length, num_tokens, lengths, histogram, *settings)
@@ -326,27 +375,44 @@ def refit_transposed(
     with torch.autocast(grad.device.type, enabled=False):
         if for_coefficients:
             old = _times(update.keep.transpose(1, 2), grad)
-            old = torch.where(adds, old if update.signal is None else update.signal.transpose(1, 2) @ old, grad)
+            if update.signal is not None:
+                samples = update.signal @ coefficients
+                factors, norms = _factors(samples, largest)
+                along = (old * samples).sum(2, keepdim=True) / norms / norms
+                old = factors * (old - torch.where(factors < 1, along, 0) * samples)  # a bounded norm cannot change
+                old = update.signal.transpose(1, 2) @ old
+            old = torch.where(adds, old, grad)
         if for_x:
             new = _times(update.fit.transpose(1, 2), grad) * adds
     return old, new
 
 
 @refit_transposed.register_fake
-def _(grad: Tensor, for_coefficients: bool, for_x: bool, length: int, *settings: object) -> tuple[Tensor, Tensor]:
+def _(
+    grad: Tensor,
+    coefficients: Optional[Tensor],
+    largest: Optional[Tensor],
+    for_coefficients: bool,
+    for_x: bool,
+    length: int,
+    *settings: object,
+) -> tuple[Tensor, Tensor]:
     old = torch.empty_like(grad) if for_coefficients else grad.new_empty(0)
     return old, grad.new_empty(grad.shape[0], length, grad.shape[2]) if for_x else grad.new_empty(0)
 
 
-def _save(ctx, inputs: tuple, output: Tensor) -> None:
-    _, x, num_tokens, lengths, histogram, *settings = inputs
+def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    coefficients, largest, x, num_tokens, lengths, histogram, *settings = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*((None, None) if histogram is None else (coefficients, largest)))
     ctx.arguments = (x.shape[1], num_tokens, lengths, histogram, *settings)
 
 
-def _backward(ctx, grad: Tensor) -> tuple[Optional[Tensor], ...]:
-    wanted = ctx.needs_input_grad[:2]
-    found = refit_transposed(grad.contiguous(), *wanted, *ctx.arguments)
-    return (*(part if asked else None for part, asked in zip(found, wanted)), *[None] * (len(ctx.arguments) - 1))
+def _backward(ctx, grad: Tensor, of_largest: Tensor) -> tuple[Optional[Tensor], ...]:
+    for_coefficients, _, for_x, *_ = ctx.needs_input_grad
+    old, new = refit_transposed(grad.contiguous(), *ctx.saved_tensors, for_coefficients, for_x, *ctx.arguments)
+    others = [None] * (len(ctx.arguments) - 1)
+    return old if for_coefficients else None, None, new if for_x else None, *others
 
 
 refit.register_autograd(_backward, setup_context=_save)

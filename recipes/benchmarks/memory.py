@@ -311,7 +311,7 @@ def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
 
 
 def new_operator(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    settings = BASIS, WIDTHS, LENGTH, 1.0, TAU, LENGTH, False, torch.float32, torch.device("cpu")
+    settings = BASIS, WIDTHS, LENGTH, 1.0, TAU, LENGTH, False, False, torch.float32, torch.device("cpu")
     samples = []
     for repeat in range(args.repeats):
         progress(f"row 6: {repeat + 1}/{args.repeats}")

@@ -99,7 +99,7 @@ def test_rows_may_differ_in_everything(memory):
             num_tokens, coefficients = 0, torch.zeros_like(coefficients)
         plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory)
         same(together.coefficients[row], plain)
-        start = ContinuousState(coefficients[None], torch.tensor([num_tokens]))
+        start = ContinuousState(coefficients[None], torch.tensor([num_tokens]), state.largest[row : row + 1])
         alone = memory.write(start, x[row : row + 1, : lengths[row]])
         same(alone.coefficients[0], plain)
 
@@ -107,7 +107,7 @@ def test_rows_may_differ_in_everything(memory):
 def test_gradients_are_those_of_the_reference(memory):
     old = after(memory, [5])
     coefficients, x = old.coefficients.requires_grad_(), vectors(1, 6).requires_grad_()
-    fast = memory.write(ContinuousState(coefficients, old.num_tokens), x, lengths=[4]).coefficients[0]
+    fast = memory.write(old._replace(coefficients=coefficients), x, lengths=[4]).coefficients[0]
     slow = reference.write(coefficients[0], 5, x[0], 4, memory)
     weights = torch.linspace(-1, 1, fast.numel(), dtype=torch.float64).view_as(fast)
     fast, slow = (torch.autograd.grad((y * weights).sum(), (coefficients, x)) for y in (fast, slow))
@@ -124,7 +124,7 @@ def test_one_argument_alone_may_ask_for_its_gradient(memory, which):
     together = [argument.clone().requires_grad_() for argument in arguments]
     arguments[which] = alone = arguments[which].clone().requires_grad_()
     for coefficients, new in (arguments, together):
-        memory.write(ContinuousState(coefficients, old.num_tokens), new).coefficients.square().sum().backward()
+        memory.write(old._replace(coefficients=coefficients), new).coefficients.square().sum().backward()
     assert torch.equal(alone.grad, together[which].grad)
 
 
@@ -132,7 +132,7 @@ def test_the_operator_keeps_what_it_promises_to_torch(memory):
     """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
     old, x = after(memory, [5]), vectors(1, 6).requires_grad_()
     settings = (list(memory.basis.widths), 10, 0.3, memory.contraction, 0.6, "uniform", 0)
-    arguments = (old.coefficients.requires_grad_(), x, old.num_tokens, torch.tensor([6]), None, *settings)
+    arguments = (old.coefficients.requires_grad_(), old.largest, x, old.num_tokens, torch.tensor([6]), None, *settings)
     torch.library.opcheck(torch.ops.fairseq_infformer.refit, arguments)
 
 
@@ -140,7 +140,7 @@ def test_gradcheck(memory):
     old = after(memory, [5])
 
     def write(coefficients: Tensor, x: Tensor) -> Tensor:
-        return memory.write(ContinuousState(coefficients, old.num_tokens), x).coefficients
+        return memory.write(old._replace(coefficients=coefficients), x).coefficients
 
     arguments = old.coefficients.requires_grad_(), vectors(1, 3).requires_grad_()
     assert torch.autograd.gradcheck(write, arguments)
@@ -199,10 +199,11 @@ def test_sticky_coefficients_are_those_of_the_reference(contraction, sampling):
         coefficients, num_tokens = state.coefficients[row], sum(past)
         if reset[row]:
             coefficients, num_tokens = torch.zeros_like(coefficients), 0
-        plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory, samples)
+        longest = float(state.largest[row])
+        plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory, samples, longest)
         same(together.coefficients[row], plain)
         alone = memory.write(
-            ContinuousState(coefficients[None], torch.tensor([num_tokens])),
+            ContinuousState(coefficients[None], torch.tensor([num_tokens]), state.largest[row : row + 1]),
             x[row : row + 1, : lengths[row]],
             density=GaussianDensity(density.mean[row : row + 1], density.variance[row : row + 1]),
             queries=queries[row : row + 1],
@@ -215,7 +216,7 @@ def test_sticky_gradcheck(contraction, sampling):
     memory, old = sticky(contraction, sampling), after(sticky(contraction, "uniform"), [5])
 
     def write(coefficients: Tensor, x: Tensor) -> Tensor:
-        state = ContinuousState(coefficients.expand(2, -1, -1), old.num_tokens.expand(2))
+        state = ContinuousState(coefficients.expand(2, -1, -1), old.num_tokens.expand(2), old.largest.expand(2))
         return memory.write(state, x, lengths=[3, 2], density=looked_at(2)).coefficients
 
     arguments = old.coefficients.requires_grad_(), vectors(2, 3).requires_grad_()
@@ -264,7 +265,7 @@ def test_rows_are_independent(memory, lengths, value):
     expected = memory.write(state, x, lengths).coefficients[0]
     x, coefficients = x.clone(), state.coefficients.clone()
     x[1], coefficients[1] = 2.0, value
-    changed = memory.write(ContinuousState(coefficients, state.num_tokens), x, lengths).coefficients
+    changed = memory.write(state._replace(coefficients=coefficients), x, lengths).coefficients
     assert torch.equal(changed[0], expected)
     assert not torch.equal(changed[1], expected)
 
@@ -276,7 +277,7 @@ def test_a_reset_row_starts_afresh_whatever_it_held(memory, reset, old):
     coefficients = state.coefficients.clone()
     coefficients[0] = old
     x = vectors(2, 5)
-    written = memory.write(ContinuousState(coefficients, state.num_tokens), x, reset=reset)
+    written = memory.write(state._replace(coefficients=coefficients), x, reset=reset)
     same(written.coefficients[0], reference.write(torch.zeros_like(coefficients[0]), 0, x[0], 5, memory))
     assert written.num_tokens.tolist() == [5, 5 if reset[1] else 9]
 
@@ -465,7 +466,7 @@ def test_a_compiled_write_is_one_graph_with_the_same_values_and_gradients(contra
     for write in (memory.write, torch.compile(memory.write, fullgraph=True)):
         x, coefficients = vectors(2, 5).requires_grad_(), state.coefficients.clone().requires_grad_()
         given = {"reset": torch.tensor([False, True]), "density": looked_at(2)}
-        written = write(ContinuousState(coefficients, state.num_tokens), x, torch.tensor([5, 3]), **given)
+        written = write(state._replace(coefficients=coefficients), x, torch.tensor([5, 3]), **given)
         assert written.num_tokens.tolist() == [9, 3]
         gradients.append(torch.autograd.grad(written.coefficients.square().sum(), (coefficients, x)))
     for a, b in zip(*gradients):

@@ -89,7 +89,7 @@ def test_values_and_gradients_are_those_of_the_reference(density, held):
     layer, x = build(density=density), text(length=4).requires_grad_()
     recent, coefficients = text(length=3) - 0.5, text(length=12) / 2
     coefficients.requires_grad_()
-    long_term = ContinuousState(coefficients, torch.tensor([9, 9]))
+    long_term = ContinuousState(coefficients, torch.tensor([9, 9]), torch.ones(2))
     state = LayerState(ShortTermMemory(recent, torch.tensor(held)), long_term, None, torch.zeros(2, dtype=torch.int64))
     fast, _ = layer(x, torch.tensor([4, 4]), state)
     slow = reference.decoder_layer(x, recent, held, coefficients, layer, density)
@@ -107,7 +107,7 @@ def test_every_position_encoding_follows_the_reference(encoding):
     layer.attention = POSITION_ENCODINGS[encoding](DIM, 3).double()
     state = LayerState(
         ShortTermMemory(text(length=3) - 0.5, torch.tensor([1, 3])),
-        ContinuousState(coefficients, torch.tensor([9, 9])),
+        ContinuousState(coefficients, torch.tensor([9, 9]), torch.ones(2)),
         None,
         torch.zeros(2, dtype=torch.int64),
     )

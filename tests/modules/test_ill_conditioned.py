@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import DENSITIES, ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
+from fairseq_infformer.modules import DENSITIES, ContinuousAttention, ContinuousMemory, GaussianBasis
 from fairseq_infformer.modules.refit import LEAST_RIDGE, refit_operators, ridge_used
 
 DIM = 4
@@ -32,7 +32,7 @@ def stream_is_finite(memory: ContinuousMemory, density: str) -> None:
     state, looked = memory.initial_state(2, DIM), None
     for number, length in enumerate(LENGTHS):
         x, query = vectors(2, length, number).requires_grad_(), vectors(2, 6, 100 + number).requires_grad_()
-        before = ContinuousState(state.coefficients.requires_grad_(), state.num_tokens)
+        before = state._replace(coefficients=state.coefficients.requires_grad_())
         state = memory.write(before, x, lengths=[length, max(0, length - 1)], density=looked)
         context, looked = attention(query, state.coefficients)
         assert state.coefficients.isfinite().all()
@@ -109,11 +109,45 @@ def test_short_segments_do_not_blow_a_memory_up():
     assert max(largest[100:]) < 3 * max(largest[:30])
 
 
+@pytest.mark.parametrize(
+    "settings", [(64, (0.01, 0.05), 64, 1.0, 0.85, 1), (64, (0.01, 0.05), 128, 1.0, 0.95, 3)], ids=str
+)
+def test_an_update_that_comes_again_for_good_lets_nothing_grow(settings):
+    assert 1.03 < largest_eigenvalue(settings, ridge_used(*settings)) < 1.1, "a few times that is no harm"
+    assert largest_eigenvalue(settings, ridge_used(*settings, repeated=True)) <= 1
+
+
+def test_vectors_written_one_by_one_do_not_blow_a_memory_up():
+    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, tau=0.85)
+    state, largest = memory.initial_state(1, DIM), []
+    for number in range(1000):
+        state = memory.write(state, vectors(1, 1, number))
+        largest.append(float(state.coefficients.abs().max()))
+    assert max(largest[500:]) < 2 * max(largest[:100])
+
+
+@pytest.mark.parametrize("contraction", ["fixed", "proportional"])
+@pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
+def test_sticky_samples_of_what_is_large_do_not_blow_a_memory_up(sampling, contraction):
+    """Attention by content looks where the signal is large, and samples gather there, where the refit overshoots."""
+    torch.manual_seed(1)
+    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, contraction=contraction, sampling=sampling)
+    attention = ContinuousAttention(32, 4, memory.basis, "renormalized-gaussian", addressing="content")
+    state, looked = memory.initial_state(1, 32), None
+    for number in range(300):
+        state = memory.write(state, torch.randn(1, 32, 32), density=looked)
+        with torch.no_grad():
+            looked = attention.locate(4 * torch.randn(1, 32, 32), state.coefficients)
+        if number >= 20:  # the first vectors of all are fitted with nothing beside them
+            signal = memory.basis.evaluate(torch.linspace(0, 1, 501)) @ state.coefficients[0]
+            assert float(signal.norm(dim=1).max()) < 2 * float(state.largest)
+
+
 def test_operators_of_the_least_ridge_are_exact_enough():
     """G X of the first write against least squares, which never forms the normal equations."""
     basis = GaussianBasis(32, (0.05, 0.2))
     settings = (32, basis.widths, 64, LEAST_RIDGE, 0.0, 20)
-    _, fit = refit_operators(*settings, False, torch.float64, torch.device("cpu"))
+    _, fit = refit_operators(*settings, False, False, torch.float64, torch.device("cpu"))
     x = vectors(1, 20, 0)[0].double()
     places = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
     design = torch.cat([basis.evaluate(places), LEAST_RIDGE**0.5 * torch.eye(32, dtype=torch.float64)])
