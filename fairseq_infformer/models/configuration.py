@@ -116,7 +116,10 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
         default="none",
-        metadata={"help": "for evaluation: read zeros instead of the memory, or the memory of the process's next row"},
+        metadata={
+            "help": "for evaluation: zero: read nothing from the long-term memory; swap: read that of another row of "
+            "the process's batch, which goes on to remember its own text"
+        },
     )
 
 

@@ -132,13 +132,17 @@ class InfiniteFormerDecoder(FairseqDecoder):
     ) -> tuple[Tensor, list[Any], tuple[LayerState, ...]]:
         after, looks = [], []
         for layer, state in zip(self.layers, before):
-            state = self._ablate(layer.advance(state, empty))
+            state = layer.advance(state, empty)
+            swap = self.cfg.ltm_ablation == "swap" and state.long_term is not None
+            if self.cfg.ltm_ablation == "zero":
+                state = state._replace(long_term=None)
+            read = _with_other_memories(state, layer.stm_length) if swap else state
             if self.cfg.checkpoint_activations and torch.is_grad_enabled():
-                x, state = checkpoint(layer, x, in_row, state, use_reentrant=False)
+                x, then = checkpoint(layer, x, in_row, read, use_reentrant=False)
             else:
-                x, state = layer(x, in_row, state)
-            looks += [state.looked] if state.looked is not None else []
-            after.append(state)
+                x, then = layer(x, in_row, read)
+            looks += [then.looked] if then.looked is not None else []
+            after.append(_with_own_memories(then, state) if swap else then)
         return x, looks, tuple(after)
 
     def _embed(self, tokens: Tensor) -> Tensor:
@@ -198,16 +202,6 @@ class InfiniteFormerDecoder(FairseqDecoder):
         after = tree_unflatten(leaves, structure)
         self.slots[True] = MemorySlot(None, after)
 
-    def _ablate(self, state: LayerState) -> LayerState:
-        if self.cfg.ltm_ablation == "zero":
-            return state._replace(long_term=None)
-        if self.cfg.ltm_ablation == "swap" and state.long_term is not None:
-            rows = state.recent.hidden.shape[0]
-            if rows == 1:
-                raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
-            return state._replace(long_term=state.long_term.reorder(torch.arange(rows).roll(1)))
-        return state
-
     def max_positions(self) -> int:
         """The longest that a segment can be: any length, unless positions are learned."""
         return 2**31 - 1 if self.embed_positions is None else self.embed_positions.num_embeddings
@@ -219,6 +213,21 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 f"the model has {self.max_positions()} learned positions, too few for segments of {tokens} tokens; "
                 "give a smaller --tokens-per-sample"
             )
+
+
+def _with_other_memories(state: LayerState, stm_length: int) -> LayerState:
+    """Each row with the long-term memory of the row before it, or an empty one where its own has not begun."""
+    rows = state.recent.hidden.shape[0]
+    if rows == 1:
+        raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
+    others = state.long_term.reorder(torch.arange(rows).roll(1))
+    return state._replace(long_term=others.reset(state.recent.lengths < stm_length))
+
+
+def _with_own_memories(then: LayerState, before: LayerState) -> LayerState:
+    """Each row after a segment that read another's memory: with its own, and what was looked at there."""
+    readers = then.reorder(torch.arange(len(then.queries)).roll(-1))
+    return then._replace(long_term=before.long_term, looked=readers.looked, queries=readers.queries)
 
 
 def dictionary_checksum(dictionary: Dictionary) -> int:

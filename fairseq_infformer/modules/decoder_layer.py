@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from .attention import Attention
 from .memory import LongTermMemory
@@ -37,7 +37,7 @@ class LayerState(NamedTuple):
 
     def reorder(self, order: Tensor) -> "LayerState":
         """The state whose row i is this one's row ``order[i]``."""
-        looked = tree_map(lambda t: t.index_select(0, order.to(t.device)), self.looked)
+        looked = tree_map_only(Tensor, lambda t: t.index_select(0, order.to(t.device)), self.looked)
         long_term = None if self.long_term is None else self.long_term.reorder(order)
         return LayerState(self.recent.reorder(order), long_term, looked, self.queries[order.cpu()])
 

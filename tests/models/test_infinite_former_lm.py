@@ -217,6 +217,36 @@ def test_ablation_reads_something_else(ablation, tokens):
     assert not torch.allclose(ablated[:, 12:], normal[:, 12:], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ltm_sampling": "sticky"}, {"long_term_memory": "compressive", "compressive_length": 20}],
+    ids=["continuous", "sticky", "compressive"],
+)
+def test_a_swapped_memory_is_that_of_one_other_row_from_beginning_to_end(settings):
+    """Without short-term memory, in the only layer, nothing else tells a segment of the segments before."""
+    model = build(ltm_ablation="swap", stm_length=0, decoder_layers=1, **settings)
+    tokens = torch.randint(4, TYPES, (4, 24), generator=torch.Generator().manual_seed(1))
+    before = run(model, tokens, 4)
+    for row in range(4):
+        other = tokens.clone()
+        other[row, :4] = (other[row, :4] - 3) % (TYPES - 4) + 4
+        differs = (run(model, other, 4) != before).any(-1).unflatten(1, (6, 4)).any(-1)  # (row, segment)
+        assert differs[:, 0].tolist() == [r == row for r in range(4)]
+        for segment in range(1, 6):
+            assert differs[:, segment].tolist() == [r == (row + 1) % 4 for r in range(4)], segment
+
+
+@pytest.mark.parametrize("memory", ["continuous", "compressive"])
+def test_where_a_row_s_own_memory_has_not_begun_no_other_is_read(memory, tokens):
+    """The first segments of a document are the same with swapped memories, whatever other rows remember."""
+    normal, swapped = (build(long_term_memory=memory, ltm_ablation=a, stm_length=5) for a in ("none", "swap"))
+    reset = {3: [True, False, False]}
+    normal, swapped = (run(model, tokens, 4, reset=reset) for model in (normal, swapped))
+    torch.testing.assert_close(swapped[0, 12:20], normal[0, 12:20])
+    assert not torch.allclose(swapped[0, 20:], normal[0, 20:], atol=1e-3)
+    assert not torch.allclose(swapped[1, 12:], normal[1, 12:], atol=1e-3)
+
+
 def test_adaptive_softmax_is_a_distribution(tokens):
     model = build(**ADAPTIVE)
     out = model(tokens, segment=0, lengths=np.full(3, 24), reset=np.full(3, True))
