@@ -119,7 +119,7 @@ class GaussianBasis(nn.Module, GaussianFunctions):
         if all(grid is not None for grid in saved):
             mine = (self.centers.cpu(), self.scales.cpu())
             same = all(
-                a.shape == b.shape and torch.allclose(a.float().cpu(), b, rtol=1e-3) for a, b in zip(saved, mine)
+                a.shape == b.shape and torch.allclose(a.float().cpu(), b, rtol=4e-3) for a, b in zip(saved, mine)
             )
             if not same:
                 widths = tuple(round(float(w), 6) for w in saved[1].float().unique())

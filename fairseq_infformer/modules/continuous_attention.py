@@ -12,6 +12,8 @@ from .density import Density, find_density
 
 # How a query finds the mean and the variance of its density.
 ADDRESSINGS = ("projection", "content", "mixed")
+# The floor of a variance that is to have none.
+LEAST_VARIANCE = 1e-12
 
 
 class ContinuousAttention(nn.Module):
@@ -83,7 +85,7 @@ class ContinuousAttention(nn.Module):
             # Even heads start as a flat average of the whole memory, odd heads with a tile of it each.
             means = torch.full((num_heads,), 0.5)
             means[1::2] = (torch.arange(num_heads // 2) + 0.5) / max(1, num_heads // 2)
-            sigmas = torch.full((num_heads,), 0.5)
+            sigmas = torch.full((num_heads,), max(0.5, 2 * min_width))
             sigmas[1::2] = max(0.5 / num_heads, 2 * min_width)
             # The inverse of softplus is log(expm1(y)).
             self.mean_offset = nn.Parameter(torch.logit(means))
@@ -122,7 +124,8 @@ class ContinuousAttention(nn.Module):
             even, odd = slice(0, None, 2), slice(1, None, 2)
             found = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
             mean, variance = (self._interleaved(*pair) for pair in zip(*found))
-        return self.density(mean, variance + self.min_width**2)
+        # Attention that is all on one place has no variance, a density without one no mass, its root no gradient.
+        return self.density(mean, (variance + self.min_width**2).clamp_min(LEAST_VARIANCE))
 
     def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, Tensor]:
         exact = coefficients.dtype

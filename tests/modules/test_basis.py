@@ -87,9 +87,10 @@ def test_a_checkpoint_of_the_same_basis_loads(basis):
     assert torch.equal(fresh.evaluate(line()), basis.evaluate(line()))
 
 
-def test_a_checkpoint_that_was_rounded_does_not_round_the_basis():
-    fresh, basis = GaussianBasis(12, (0.05, 0.2)), GaussianBasis(12, (0.05, 0.2))
-    fresh.load_state_dict({name: value.half() for name, value in basis.state_dict().items()})
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_that_was_rounded_does_not_round_the_basis(dtype):
+    fresh, basis = GaussianBasis(12, (0.01, 0.2)), GaussianBasis(12, (0.01, 0.2))
+    fresh.load_state_dict({name: value.to(dtype) for name, value in basis.state_dict().items()})
     assert torch.equal(fresh.evaluate(line().float()), basis.evaluate(line().float()))
 
 

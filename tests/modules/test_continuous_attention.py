@@ -153,6 +153,26 @@ def test_the_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
     assert bool((density.variance > 0.05**2).all())
 
 
+@pytest.mark.parametrize("settings", [{"min_width": 0.6}, {"basis": GaussianBasis(8, (0.6,))}], ids=["floor", "basis"])
+def test_the_start_is_finite_under_a_wide_floor(settings):
+    attention = ContinuousAttention(**({"embed_dim": 6, "num_heads": 2, "basis": BASIS} | settings))
+    context, density = attention(*(x.float() for x in inputs()[:1]), torch.zeros(2, attention.basis.num_basis, 6))
+    assert all(parameter.isfinite().all() for parameter in attention.parameters())
+    assert bool((density.variance > 0.36).all()) and density.variance.isfinite().all() and context.isfinite().all()
+
+
+def test_without_a_floor_attention_that_is_all_on_one_place_stays_finite(kind):
+    attention = build(**kind, min_width=0.0).float()
+    query, coefficients = inputs(torch.float32)
+    coefficients = (10 * coefficients).detach().requires_grad_()
+    context, density = attention(1000 * query, coefficients)
+    if kind["addressing"] != "projection":
+        assert float(density.variance.min()) < 1e-9, "one place has all of it"
+    loss = context.square().sum() + density.kl(0.05).sum() if hasattr(density, "kl") else context.square().sum()
+    gradients = torch.autograd.grad(loss, [query, coefficients, *attention.parameters()])
+    assert context.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_the_density_never_gets_narrower_than_its_floor(kind):
     attention = build(**kind, min_width=0.1)
     query, coefficients = inputs()
