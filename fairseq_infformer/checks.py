@@ -121,7 +121,7 @@ def _evaluation_mistakes(cfg: Any) -> Iterator[str]:
     path = cfg.common_eval.path
     if path is None:
         yield "give --path, the checkpoint to evaluate"
-    elif not all(Path(part).is_file() for part in path.split(":")):
+    elif not Path(path).is_file():
         yield f"there is no checkpoint {path}; give --path one that exists"
     try:
         overrides = ast.literal_eval(cfg.common_eval.model_overrides)

@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--concentration", type=float, default=0.2, help="of the Dirichlet; smaller: fewer words each")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    for name in ("documents", "length", "types", "concentration"):
+        if (value := getattr(args, name)) <= 0:
+            parser.error(f"--{name} must be positive, got {value}")
     args.dest.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(args.seed)
     for split, share in SPLITS.items():

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from command_line import ROOT, infformer_eval, logged, run, train
+from command_line import ROOT, eval_lm, infformer_eval, logged, run, train
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -79,6 +79,8 @@ def test_answers_alone_are_learned_and_scored(arch, sorting, tmp_path):
     for name in ("loss", "nll_loss", "accuracy"):
         assert logged(log, "valid", name)[-1] > 0
     assert logged(log, "valid", "loss")[-1] == pytest.approx(logged(log, "valid", "nll_loss")[-1], abs=0.01)
+    refused = eval_lm(sorting, tmp_path / "checkpoint_last.pt", *READING, check=False)
+    assert refused.returncode == 1 and "score them with infformer-eval" in refused.stdout
     found = infformer_eval(
         sorting, tmp_path / "checkpoint_last.pt", "--batch-size", 6, "--predictions", tmp_path / "p.npz"
     )

@@ -7,6 +7,8 @@ import pytest
 import torch
 from command_line import BIN, TASK, TINY, eval_lm, infformer_eval, logged, perplexity, run, scored, train
 
+from fairseq_infformer.cli import evaluate
+
 TRAINING = ["--tokens-per-sample", 16, "--batch-size", 4, "--max-update", 2]
 TOKENS = 4 * 202  # of the validation and of the test split
 RESET = ["--document-boundaries", "reset"]
@@ -77,6 +79,14 @@ def test_infformer_eval_prints_per_token_per_word_and_per_byte(documents, traine
     assert f"{found['perplexity_per_token']:.6g}" in table
 
 
+def test_a_perplexity_that_no_float_holds_is_infinite():
+    """A thousand lines without spaces, as in Chinese, are two thousand words."""
+    found = evaluate.results({"nll_loss": 3e6, "ntokens": 1e6}, {"words": 2000, "bytes": 3_000_000})
+    assert found["perplexity_per_word"] == math.inf
+    assert found["perplexity_per_token"] == pytest.approx(math.exp(3))
+    assert found["bits_per_byte"] == pytest.approx(1 / math.log(2))
+
+
 @pytest.mark.slow
 def test_update_freq_workers_joined_data_and_adaptive_softmax_train(documents, tmp_path):
     more = ["--adaptive-input", "--adaptive-softmax-cutoff", "20,40", "--checkpoint-activations", "--dropout", "0.1"]
@@ -106,6 +116,12 @@ def test_a_density_of_the_user_s_own_trains(documents, tmp_path):
     save = ["--save-dir", tmp_path / "checkpoints"]
     done = run(BIN / "fairseq-train", documents, *task, *TINY, *save, *TRAINING, "--ltm-density", "mine")
     assert logged(done.stdout, "valid", "ltm_sigma")
+    checkpoint = tmp_path / "checkpoints" / "checkpoint_last.pt"
+    assert infformer_eval(documents, checkpoint, "--user-dir", plugin)["tokens"] == TOKENS
+    run(BIN / "infformer-export", documents, "--path", checkpoint, "--user-dir", plugin, "--dest", tmp_path / "given")
+    assert infformer_eval(documents, tmp_path / "given", "--user-dir", plugin)["tokens"] == TOKENS
+    without = run(BIN / "infformer-eval", documents, "--path", checkpoint, "--cpu", check=False)
+    assert without.returncode == 1 and "unknown density 'mine'" in without.stdout
 
 
 def test_a_checkpoint_loads_as_weights_only(trained):

@@ -257,6 +257,7 @@ EVALUATION = [
     Wrong(r"--model-overrides takes a dict such as .* got '\{bad'", ["--model-overrides", "{bad"]),
     Wrong(r"--task streaming_language_modeling", ["--task", "language_modeling"]),
     Wrong(r"there is no checkpoint none.pt", ["--path", "none.pt"]),
+    Wrong(r"there is no checkpoint a.pt:b.pt", ["--path", "a.pt:b.pt"]),
     Wrong(r"give --path, the checkpoint", ["--path", None]),
     Wrong(r"is cut short or no checkpoint", checkpoint="half"),
     Wrong(r"is damaged", checkpoint="a bit flipped"),
@@ -271,6 +272,8 @@ SCORING = [
     Wrong(r"--tokens-per-sample must be 1 or more, got 0", ["--tokens-per-sample", 0]),
     Wrong(r"--stm-length must be 0 or more, got -1", ["--stm-length", -1]),
     Wrong(r"there is no split 'dev'", ["--split", "dev"]),
+    Wrong(r"--predictions none/p.npz: there is no such folder", ["--predictions", "none/p.npz"]),
+    Wrong(r"there is no folder none; give --user-dir", ["--user-dir", "none"]),
     Wrong(r"is not the dictionary", data="other dictionary"),
     Wrong(r"invalid choice: 'half'", ["--ablation", "half"]),
 ]

@@ -46,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("data", help="directory made by prepare.sh")
     parser.add_argument("--path", required=True, help="checkpoint, or directory made of one by infformer-export")
+    parser.add_argument("--user-dir", metavar="DIR", help="plugin with densities of your own, as in training")
     parser.add_argument("--split", default="test", help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=1, help="streams each process reads (default: %(default)s)")
     parser.add_argument("--tokens-per-sample", type=int, help="tokens of a segment (default: as trained)")
@@ -71,11 +72,14 @@ def parse_arguments() -> argparse.Namespace:
     for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+    if args.predictions and not args.predictions.resolve().parent.is_dir():
+        raise InputError(f"--predictions {args.predictions}: there is no such folder; make it first")
     return args
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
+    trained.import_plugin(args.user_dir)
     exported = Path(args.path).is_dir()
     saved = pretrained.read_config(Path(args.path)) if exported else trained.read(args.path)["cfg"]
     reading = trained.task_settings(saved["task"], args.path)
@@ -136,6 +140,14 @@ def score(
     return distributed.summed(totals), distributed.joined(np.concatenate(predictions))
 
 
+def perplexity(nll: float, count: float) -> float:
+    """``exp(nll / count)``; infinite beyond what a float holds, as where a line without spaces is a single word."""
+    try:
+        return math.exp(nll / count)
+    except OverflowError:
+        return math.inf
+
+
 def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
     """What is printed. ``stats`` is the split's entry of stats.json, empty if there is none."""
     nll, tokens = totals["nll_loss"], totals["ntokens"]
@@ -145,12 +157,12 @@ def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
         "words": words,
         "bytes": size,
         "nll": nll,
-        "perplexity_per_token": math.exp(nll / tokens),
-        "perplexity_per_word": math.exp(nll / words) if words else None,
+        "perplexity_per_token": perplexity(nll, tokens),
+        "perplexity_per_word": perplexity(nll, words) if words else None,
         "bits_per_byte": nll / math.log(2) / size if size else None,
     }
     if "correct" in totals:  # answers: the words and bytes of the text are not what was scored
-        found = {"tokens": int(tokens), "nll": nll, "perplexity_per_token": math.exp(nll / tokens)}
+        found = {"tokens": int(tokens), "nll": nll, "perplexity_per_token": perplexity(nll, tokens)}
         found["accuracy"] = totals["correct"] / tokens
     if count := totals.get("ltm_count"):
         found |= {"ltm_mu": totals["mu"] / count, "ltm_sigma": totals["sigma"] / count}
@@ -198,7 +210,9 @@ def main() -> None:
         if name not in found:
             continue
         value = found[name]
-        print(f"{label:<22}{'unknown: no stats.json beside the data' if value is None else f'{value:,.6g}'}")
+        print(
+            f"{label:<22}{'unknown: no stats.json beside the data counts them' if value is None else f'{value:,.6g}'}"
+        )
 
 
 if __name__ == "__main__":

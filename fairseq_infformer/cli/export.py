@@ -46,6 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="directory made by prepare.sh, for its dictionary")
     parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint")
+    parser.add_argument("--user-dir", metavar="DIR", help="plugin with densities of your own, as in training")
     parser.add_argument("--dest", required=True, type=Path, metavar="DIR", help="directory to make, new or empty")
     return parser.parse_args(argv)
 
@@ -93,6 +94,7 @@ def export(data: Path, path: str, dest: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``infformer-export``."""
     args = parse_arguments(argv)
+    trained.import_plugin(args.user_dir)
     try:
         print(export(args.data, args.path, args.dest))
     except OSError as error:

@@ -114,8 +114,11 @@ def make_once(dest: Path, made_from: dict[str, Any], notes: str, make: Callable[
         InputError: if ``dest`` holds anything else.
     """
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
-        noted = dest / notes
-        if not noted.is_file() or json.loads(noted.read_text()).get("made_from") != made_from:
+        try:
+            noted = json.loads((dest / notes).read_text()).get("made_from")
+        except (OSError, ValueError, AttributeError):
+            noted = None
+        if noted != made_from:
             raise InputError(f"{dest} holds something else; give another --dest or remove it")
         print(f"{dest} is there, made with the same arguments: nothing to do")
         return

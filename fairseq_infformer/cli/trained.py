@@ -1,9 +1,10 @@
 """Checkpoints of this plugin, for the commands that read them."""
 
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_infformer.errors import InputError
@@ -11,6 +12,13 @@ from fairseq_infformer.models import pretrained
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
 
 TASK = "streaming_language_modeling"
+
+
+def import_plugin(user_dir: Optional[str]) -> None:
+    """Import a user's plugin, as fairseq-train does; InputError if there is none."""
+    if user_dir is not None and not Path(user_dir).is_dir():
+        raise InputError(f"there is no folder {user_dir}; give --user-dir the plugin that the model was trained with")
+    utils.import_user_module(Namespace(user_dir=user_dir))
 
 
 def read(path: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset
+from fairseq.data import ConcatDataset, FairseqDataset
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from torch import Tensor
 
 from fairseq_infformer.errors import InputError
@@ -28,9 +29,23 @@ class TokenStream:
     def read(self, start: int, stop: int) -> Tensor:
         """Tokens start … stop - 1, (stop - start,) int64."""
         first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
-        tokens = torch.cat([self.lines[line].long() for line in range(first, last + 1)])
-        offset = start - (int(self.ends[first - 1]) if first else 0)
-        return tokens[offset : offset + stop - start]
+        parts = []
+        for line in range(first, last + 1):
+            begin = int(self.ends[line - 1]) if line else 0
+            parts.append(self._part(line, max(0, start - begin), min(stop, int(self.ends[line])) - begin))
+        return torch.cat(parts)
+
+    def _part(self, line: int, start: int, stop: int) -> Tensor:
+        lines = self.lines
+        if isinstance(lines, ConcatDataset):
+            number, line = lines._get_dataset_and_sample_index(line)
+            lines = lines.datasets[number]
+        if not isinstance(lines, MMapIndexedDataset):
+            return lines[line][start:stop].long()
+        # Its own way to a line copies all of it, and a corpus may be a single one.
+        place, dtype = int(lines._index._pointers[line]), np.dtype(lines._index.dtype)
+        tokens = np.frombuffer(lines._bin_buffer, dtype, stop - start, place + start * dtype.itemsize)
+        return torch.from_numpy(tokens.astype(np.int64))
 
     def find(self, token: int, block: int = 1 << 20) -> np.ndarray:
         """Offsets at which ``token`` stands, in order; ``block`` tokens are looked at together."""

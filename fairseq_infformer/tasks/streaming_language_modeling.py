@@ -236,6 +236,11 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"fairseq-eval-lm would print the result of shard {shard_id} of {num_shards} alone: leave out "
                 "--num-shards and --shard-id; infformer-eval adds up the results of several processes"
             )
+        if self.cfg.score != "all":
+            raise InputError(
+                "fairseq-eval-lm takes the first places of a row for its targets, which answers are not: "
+                "score them with infformer-eval"
+            )
         return self.get_batch_iterator(
             dataset, max_sentences=batch_size or 1, num_workers=num_workers, data_buffer_size=data_buffer_size
         ).next_epoch_itr(shuffle=False)

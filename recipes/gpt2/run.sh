@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fine-tune a pretrained GPT-2 with several memories (Martins et al. 2022, section 4.3).
 #
-#   recipes/gpt2/run.sh --gpt2 GPT2 --raw DIR [--documents wikitext|file|blank-line|line] [--size paper|small]
+#   recipes/gpt2/run.sh --gpt2 GPT2 --raw DIR [--documents wikitext|file|blank-line] [--size paper|small]
 #                       [--memory NAME,NAME] [--seeds N,N] [--dir runs/gpt2-SIZE] [--nproc N] [--jobs N]
 #                       [--stage 0..4] [--stop-stage 0..4] [-- further arguments of fairseq-train]
 #

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
+from fairseq.data import ConcatDataset, Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -154,6 +155,24 @@ def test_ranks_agree_on_whether_there_is_a_target():
     scored = [[batch["scored"] for batch in batches(data, 2, shard)] for shard in range(2)]
     assert scored[0] == scored[1]
     assert 0 < sum(scored[0]) < len(scored[0])
+
+
+@pytest.mark.parametrize("sizes", [[200], [60, 1, 139], [1] * 200], ids=["one line", "three", "a token each"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_long_line_is_not_copied_as_a_whole(sizes, joined, tmp_path, monkeypatch):
+    tokens = torch.randint(4, 60_000, (sum(sizes),), generator=torch.Generator().manual_seed(0))
+    builder = MMapIndexedDatasetBuilder(f"{tmp_path}/split.bin", dtype=np.uint16)
+    for line in tokens.split(sizes):
+        builder.add_item(line)
+    builder.finalize(f"{tmp_path}/split.idx")
+    lines = MMapIndexedDataset(f"{tmp_path}/split")
+    monkeypatch.setattr(MMapIndexedDataset, "__getitem__", None)
+    if joined:
+        lines, tokens, sizes = ConcatDataset([lines, lines]), torch.cat([tokens, tokens]), 2 * sizes
+    stream = TokenStream(lines, np.array(sizes))
+    for start, stop in ((0, 1), (0, 200), (59, 62), (61, 120), (150, len(tokens))):
+        read = stream.read(start, stop)
+        assert read.dtype == torch.int64 and read.equal(tokens[start:stop])
 
 
 @pytest.mark.parametrize("block", [1, 5, 1000])

@@ -102,6 +102,9 @@ def test_the_same_arguments_give_the_same_documents_and_others_are_refused(drawn
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(InputError, match="holds something else"):
         generate(tmp_path / "again", "--seed", 2)
+    next((tmp_path / "again").glob("*.json")).write_text("{half of")
+    with pytest.raises(InputError, match="holds something else"):
+        generate(tmp_path / "again")
 
 
 def test_a_run_that_fails_leaves_nothing_behind(tmp_path):
