@@ -55,7 +55,11 @@ class InfiniteFormerConfig(FairseqDataclass):
     )
     attention_bias: bool = field(default=False, metadata={"help": "biases in attention's projections, as GPT-2 has"})
     no_scale_embedding: bool = field(
-        default=False, metadata={"help": "take embeddings as they are, as GPT-2 does, instead of times √width"}
+        default=False,
+        metadata={
+            "help": "take embeddings as they are, as GPT-2 does, instead of times √width; those of an adaptive input "
+            "always are"
+        },
     )
     gpt2: Optional[str] = field(
         default=None,
