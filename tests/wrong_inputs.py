@@ -144,6 +144,8 @@ TRAINING = [
     Wrong(r"ridge must be positive, got nan", ["--ltm-ridge", "nan"]),
     Wrong(r"tau must lie inside \(0, 1\), got 1", [*FIXED, "--ltm-tau", 1]),
     Wrong(r"tau must lie inside \(0, 1\), got 0", [*FIXED, "--ltm-tau", 0]),
+    Wrong(r"a horizon is of the proportional contraction, got 9 and fixed", [*FIXED, "--ltm-horizon", 9]),
+    Wrong(r"horizon must be positive, got 0", ["--ltm-horizon", 0]),
     Wrong(r"min_width must lie in \[0, 1\), got 1", ["--ltm-min-sigma", 1]),
     Wrong(r"--ltm-min-sigma must be 0 or more, or -1", ["--ltm-min-sigma", -0.5]),
     Wrong(r"--ltm-layers must lie in 0..1, got 0,2", ["--ltm-layers", "0,2"]),

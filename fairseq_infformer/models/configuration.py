@@ -84,6 +84,12 @@ class InfiniteFormerConfig(FairseqDataclass):
         metadata={"help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share"},
     )
     ltm_tau: float = field(default=0.75, metadata={"help": "τ of the fixed contraction"})
+    ltm_horizon: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "of the proportional contraction: how many tokens have equal shares; older ones fade (default: all)"
+        },
+    )
     ltm_sampling: ChoiceEnum(list(SAMPLINGS)) = field(
         default="uniform",
         metadata={

@@ -194,6 +194,7 @@ def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMem
     memory = ContinuousMemory(
         *(basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)),
         seed=layer,
+        horizon=cfg.ltm_horizon,
     )
     attention = ContinuousAttention(
         cfg.decoder_embed_dim,

@@ -57,6 +57,8 @@ class ContinuousMemory(nn.Module):
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
             equal share, so that nothing old is forgotten for being old.
         tau: τ in (0, 1), of the fixed contraction.
+        horizon: of the proportional contraction: how many tokens share the line equally. With more, what is older
+            fades, by a factor e every ``horizon`` tokens. Absent: all of them, for ever.
         sampling: where the old signal is sampled. ``uniform``: at the midpoints of M equal parts; ``sticky``: where
             the last segment's attention looked, M independent draws that repeat when the run repeats;
             ``sticky-quantile``: the same without randomness, the attention's quantiles at M even probabilities.
@@ -72,6 +74,7 @@ class ContinuousMemory(nn.Module):
         tau: float = 0.75,
         sampling: str = "uniform",
         seed: int = 0,
+        horizon: Optional[int] = None,
     ) -> None:
         super().__init__()
         if num_samples <= 0:
@@ -84,11 +87,15 @@ class ContinuousMemory(nn.Module):
             raise ValueError(f"unknown contraction {contraction!r}; choose one of {', '.join(CONTRACTIONS)}")
         if not 0 < tau < 1:
             raise ValueError(f"tau must lie inside (0, 1), got {tau}")
+        if horizon is not None and contraction != "proportional":
+            raise ValueError(f"a horizon is of the proportional contraction, got {horizon} and {contraction}")
+        if horizon is not None and horizon <= 0:
+            raise ValueError(f"horizon must be positive, got {horizon}")
         if sampling not in SAMPLINGS:
             raise ValueError(f"unknown sampling {sampling!r}; choose one of {', '.join(SAMPLINGS)}")
         self.basis = basis
         self.num_samples, self.ridge, self.tau, self.seed = num_samples, ridge, tau, seed
-        self.contraction, self.sampling = contraction, sampling
+        self.contraction, self.horizon, self.sampling = contraction, horizon, sampling
         factor = growth(basis.num_basis, basis.widths, num_samples, ridge, tau if contraction == "fixed" else 0.9)
         if not factor <= GROWTH_ALLOWED:
             raise ValueError(
@@ -152,7 +159,8 @@ class ContinuousMemory(nn.Module):
             state.num_tokens,
             lengths,
             histogram,
-            *(self.basis.widths, self.num_samples, self.ridge, self.contraction, self.tau, self.sampling, self.seed),
+            *(self.basis.widths, self.num_samples, self.ridge, self.contraction, self.tau, self.horizon),
+            *(self.sampling, self.seed),
         )
         return ContinuousState(coefficients, state.num_tokens + lengths, largest)
 
@@ -166,6 +174,7 @@ class ContinuousMemory(nn.Module):
 
     def extra_repr(self) -> str:
         rule = f"tau={self.tau}" if self.contraction == "fixed" else self.contraction
+        rule += "" if self.horizon is None else f", horizon={self.horizon}"
         return f"num_samples={self.num_samples}, ridge={self.ridge}, {rule}, sampling={self.sampling}"
 
 

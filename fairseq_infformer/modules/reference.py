@@ -223,7 +223,10 @@ def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float
     """τ, the part of [0, 1] that ``num_tokens`` in memory keep when ``length`` more come; no grid."""
     if num_tokens == 0:
         return 0.0
-    return memory.tau if memory.contraction == "fixed" else num_tokens / (num_tokens + length)
+    if memory.contraction == "fixed":
+        return memory.tau
+    sharing = num_tokens if memory.horizon is None else min(num_tokens, memory.horizon)
+    return sharing / (sharing + length)
 
 
 def ridge_regression(design: Tensor, targets: Tensor, ridge: float) -> Tensor:
@@ -289,7 +292,7 @@ def write(
         targets.append(x[i])
     design = basis_values(memory.basis, torch.cat(positions))
     settings = memory.basis.num_basis, memory.basis.widths, memory.num_samples, memory.ridge
-    repeated = memory.contraction == "fixed"
+    repeated = memory.contraction == "fixed" or memory.horizon is not None
     return ridge_regression(design, torch.stack(targets), ridge_used(*settings, tau, length, repeated))
 
 

@@ -58,8 +58,8 @@ CONTRACTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 # A memory that grows by more than this with every update would overflow. What is written shortly after it may be
 # stretched at the ends of the line, by a few per cent that the next contraction takes back.
 GROWTH_ALLOWED = 1.1
-# Under a fixed contraction the same update comes again and again, and any growth would. It was seen with at most 5
-# vectors a time, which leave most functions of the basis undetermined.
+# Under a fixed contraction, or beyond a horizon, the same update comes again and again, and any growth would. It was
+# seen with at most 5 vectors a time, which leave most functions of the basis undetermined.
 FEW_VECTORS = 16
 # The smallest λ that can be asked for: under it, coefficients are so large that in float32 nothing is left of what
 # their sum should be.
@@ -102,7 +102,7 @@ def ridge_used(
 ) -> float:
     """λ, raised tenfold as often as the update needs it not to let an old signal grow, and to be solved at all.
 
-    ``repeated``: τ is the same at every update, as in a fixed contraction.
+    ``repeated``: τ is the same at every update, as in a fixed contraction and beyond a horizon.
 
     The λ that is asked for is taken but for a few pairs of τ and L at which few new vectors leave functions of the
     basis undetermined: what these do between the vectors is up to the regression, and the next update would take it
@@ -229,15 +229,17 @@ def _update(
     ridge: float,
     contraction: str,
     tau: float,
+    horizon: Optional[int],
     sampling: str,
     seed: int,
 ) -> _Update:
     num_basis = like.shape[1]
-    taus = CONTRACTIONS[contraction](num_tokens, lengths, tau)
+    taus = CONTRACTIONS[contraction](num_tokens.clamp_max(horizon or torch.iinfo(torch.int64).max), lengths, tau)
     taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
     alike, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
     settings = num_basis, tuple(widths), num_samples, ridge
-    kind = contraction == "fixed", histogram is not None, like.dtype, like.device
+    repeated = contraction == "fixed" or horizon is not None
+    kind = repeated, histogram is not None, like.dtype, like.device
     operators = OPERATORS.get([(*settings, tau_alike, int(used), *kind) for tau_alike, used in alike.tolist()])
     operators = [(keep, _padded(fit, length)) for keep, fit in operators]
     if len(operators) == 1:
@@ -271,6 +273,7 @@ def refit(
     ridge: float,
     contraction: str,
     tau: float,
+    horizon: Optional[int],
     sampling: str,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
@@ -300,7 +303,7 @@ def refit(
         # Vectors past a row's length meet zero columns; they are zeroed too, since 0 · inf is not 0.
         unused = torch.arange(length) >= lengths[:, None]
         x = x.masked_fill(unused.to(x.device)[:, :, None], 0)
-    settings = (widths, num_samples, ridge, contraction, tau, sampling, seed)
+    settings = (widths, num_samples, ridge, contraction, tau, horizon, sampling, seed)
     update = _update(coefficients, length, num_tokens, lengths, histogram, *settings)
     with torch.autocast(x.device.type, enabled=False):  # the memory is never kept in half precision
         result = _times(update.fit, x)
@@ -360,6 +363,7 @@ def refit_transposed(
     ridge: float,
     contraction: str,
     tau: float,
+    horizon: Optional[int],
     sampling: str,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
@@ -368,7 +372,7 @@ def refit_transposed(
     Where samples are sticky, it needs to know which of the old signal were too long. What is not asked for comes back
     empty.
     """
-    settings = (widths, num_samples, ridge, contraction, tau, sampling, seed)
+    settings = (widths, num_samples, ridge, contraction, tau, horizon, sampling, seed)
     update = _update(grad, length, num_tokens, lengths, histogram, *settings)
     adds = (lengths > 0).to(grad.device)[:, None, None]
     old, new = grad.new_empty(0), grad.new_empty(0)

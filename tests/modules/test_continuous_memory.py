@@ -131,7 +131,7 @@ def test_one_argument_alone_may_ask_for_its_gradient(memory, which):
 def test_the_operator_keeps_what_it_promises_to_torch(memory):
     """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
     old, x = after(memory, [5]), vectors(1, 6).requires_grad_()
-    settings = (list(memory.basis.widths), 10, 0.3, memory.contraction, 0.6, "uniform", 0)
+    settings = (list(memory.basis.widths), 10, 0.3, memory.contraction, 0.6, None, "uniform", 0)
     arguments = (old.coefficients.requires_grad_(), old.largest, x, old.num_tokens, torch.tensor([6]), None, *settings)
     torch.library.opcheck(torch.ops.fairseq_infformer.refit, arguments)
 
@@ -425,6 +425,30 @@ def test_the_proportional_rule_is_exact_up_to_16_segments(num_tokens, length):
     same(tau, torch.tensor([num_tokens / (num_tokens + length)], dtype=torch.float64), 1e-15)
 
 
+def test_beyond_a_horizon_what_is_older_fades():
+    """Up to 8 tokens every one has an equal share, from then on each update is that of τ = 8/(8 + L)."""
+    bounded, unbounded = (ContinuousMemory(BASES[0], 10, 0.3, "proportional", horizon=horizon) for horizon in (8, None))
+    fixed = ContinuousMemory(BASES[0], 10, 0.3, "fixed", tau=8 / 12)
+    state, plain = empty(bounded, 1), torch.zeros(BASES[0].num_basis, DIM, dtype=torch.float64)
+    for number in range(6):
+        x = vectors(1, 4, number)
+        rule = unbounded if number <= 2 else fixed
+        expected = rule.write(state, x).coefficients
+        plain = reference.write(plain, 4 * number, x[0], 4, bounded)
+        state = bounded.write(state, x)
+        same(state.coefficients, expected)
+        same(state.coefficients[0], plain)
+    assert state.num_tokens.tolist() == [24]
+
+
+def test_beyond_a_horizon_sticky_draws_still_differ():
+    memory = ContinuousMemory(BASES[0], 10, 0.3, "proportional", sampling="sticky", horizon=8)
+    state, x = memory.write(empty(memory, 1), vectors(1, 20)), vectors(1, 5)
+    later = state._replace(num_tokens=state.num_tokens + 5)
+    once, again = (memory.write(s, x, density=looked_at(1)).coefficients for s in (state, later))
+    assert not torch.allclose(once, again, atol=1e-3)
+
+
 def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
     first, second = (ContinuousMemory(GaussianBasis(7, (0.1,)), 5, tau=0.5) for _ in range(2))
     for memory in (first, second):
@@ -506,6 +530,8 @@ def test_the_long_term_memory_joins_memory_and_attention():
         ({"tau": 0.0}, r"tau must lie inside \(0, 1\), got 0.0"),
         ({"tau": 1.0}, r"tau must lie inside \(0, 1\), got 1.0"),
         ({"tau": float("nan")}, r"tau must lie inside \(0, 1\), got nan"),
+        ({"horizon": 5, "contraction": "fixed"}, "a horizon is of the proportional contraction, got 5 and fixed"),
+        ({"horizon": 0, "contraction": "proportional"}, "horizon must be positive, got 0"),
         ({"contraction": "halving"}, "unknown contraction 'halving'; choose one of fixed, proportional"),
         ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform, sticky, sticky-quantile"),
     ],
