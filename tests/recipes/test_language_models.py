@@ -72,7 +72,7 @@ def test_wikitext2_is_trained_and_scored_once(wikitext, tmp_path):
 @pytest.mark.slow
 def test_books_come_as_pg19_was_published_and_may_lack_a_test_split(tmp_path):
     draw = random.Random(1)
-    for split, books, lines in (("train", 3, 1000), ("validation", 2, 20)):
+    for split, books, lines in (("train", 3, 1000), ("validation", 2, 400)):
         (tmp_path / "raw" / split).mkdir(parents=True)
         for book in range(books):  # of so many words that 8,000 pieces can be learned
             words = ["".join(draw.choices("abcdefghijklmnopqrst", k=5)) for _ in range(10 * lines)]
@@ -178,7 +178,7 @@ def layer_parameters(command: str) -> int:
     [
         ("wikitext2", "small", 8, 8),
         ("wikitext103", "paper", 12, 5),
-        ("books", "small", 8, 2),
+        ("books", "small", 8, 8),
         ("books", "paper", 8, 4),
     ],
 )
