@@ -8,7 +8,6 @@ shorter horizon (--ltm-horizon, or --ltm-contraction fixed).
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_infformer.cli import evaluate, trained
+from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy, LtmCrossEntropyConfig
 from fairseq_infformer.errors import InputError, print_in_one_line
 
 
@@ -30,19 +30,18 @@ def perplexity(model: Any, task: Any, streams: Any, first: int, scored: range, m
     if memory is not None:
         model.decoder.load_memory_state(memory)
         model.decoder.slots[False] = model.decoder.slots.pop(True)
+    criterion = LtmCrossEntropy.build_criterion(LtmCrossEntropyConfig(), task)
     nll, count = 0.0, 0
     for number in tqdm(range(first, scored.stop), unit="segment", leave=False, disable=None):
         rows = streams.num_streams
         sample = streams.collater([streams[number * rows + row] for row in range(rows)])
         if memory is None and number == first:
             sample["net_input"]["reset"] = np.full(rows, True)
-        net_output = model(**sample["net_input"])
+        net_output = criterion.output(model, sample)
         if number in scored:
-            target = sample["target"]
-            log_probs = model.get_normalized_probs(net_output, log_probs=True)
-            nll -= float(log_probs.gather(2, target[:, :, None])[:, :, 0][target.ne(task.dictionary.pad())].sum())
-            count += int(target.ne(task.dictionary.pad()).sum())
-    return math.exp(nll / count)
+            _, ntokens, log = criterion.loss(model, net_output, sample)
+            nll, count = nll + float(log["nll_loss"]), count + ntokens
+    return evaluate.perplexity(nll, count)
 
 
 def main() -> None:
