@@ -32,6 +32,7 @@ TABLES = {
     "retention": "benchmarks/retention.py",
     "memory": "benchmarks/memory.py",
     "cost": "benchmarks/cost.py",
+    "gpu": "gpu/check.py",
 }
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end of (?P=name) -->", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 Each is measured with its projections, forward and backward, in turn, beside Transformer-XL attention as its formula is
 written, which keeps all scores. Prints a table and writes attention.json. Times are medians. Peak memory is what
-one run adds to the resident memory of a fresh process (Linux).
+one run adds, on a GPU to its tensors, on a CPU to the resident memory of a fresh process (Linux).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import resident
+from measure import peak_on_gpu, resident, wait
 
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, attention_mask
@@ -52,25 +53,29 @@ class Case:
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        self.attention = VARIANTS[name](args.dim, args.heads, args.dropout)
+        self.attention = VARIANTS[name](args.dim, args.heads, args.dropout).to(args.device, args.dtype)
+        like = {"device": args.device, "dtype": args.dtype}
         shape = (args.batch, args.segment, args.dim)
-        self.query = torch.randn(shape, requires_grad=True)
-        self.hidden = torch.randn(args.batch, args.stm_length + args.segment, args.dim, requires_grad=True)
-        self.upstream = torch.randn(shape)
+        self.query = torch.randn(shape, requires_grad=True, **like)
+        self.hidden = torch.randn(args.batch, args.stm_length + args.segment, args.dim, requires_grad=True, **like)
+        self.upstream = torch.randn(shape, **like)
         recent = ShortTermMemory(self.hidden[:, : args.stm_length], torch.full((args.batch,), args.stm_length))
         self.mask = attention_mask(recent, args.segment)
 
     def run(self) -> tuple[float, float]:
         """Seconds of the forward and of the backward pass."""
+        wait()
         start = time.perf_counter()
         context = self.attention(self.query, self.hidden, self.mask)
+        wait()
         middle = time.perf_counter()
         torch.autograd.grad(context, [self.query, self.hidden, *self.attention.parameters()], self.upstream)
+        wait()
         return middle - start, time.perf_counter() - middle
 
 
 def peak_memory(name: str, args: argparse.Namespace) -> float:
-    """MiB that one run adds at its peak; call it in a process of its own."""
+    """MiB that one run on the CPU adds at its peak; call it in a process of its own."""
     torch.set_num_threads(args.threads)
     case = Case(name, args)
     before = resident()
@@ -78,9 +83,11 @@ def peak_memory(name: str, args: argparse.Namespace) -> float:
     return (resident("VmHWM") - before) / 2**20
 
 
-def main() -> None:
+def parse(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of attention.json")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of all tensors")
     parser.add_argument("--batch", type=int, default=4, help="rows")
     parser.add_argument("--segment", type=int, default=512, help="T, queries")
     parser.add_argument("--stm-length", type=int, default=512, help="past hidden states")
@@ -89,7 +96,15 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0, help="on the attention weights")
     parser.add_argument("--threads", type=int, default=2, help="threads")
     parser.add_argument("--repeats", type=int, default=15, help="runs of each variant")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch finds no GPU")
+    args.dtype = getattr(torch, args.dtype)
+    return args
+
+
+def measured(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Milliseconds and MiB of each variant."""
     torch.set_num_threads(args.threads)
     cases = {name: Case(name, args) for name in VARIANTS}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
@@ -99,13 +114,22 @@ def main() -> None:
             if number > 0:  # the first warms up
                 times[name].append(seconds)
     results, spawn = {}, multiprocessing.get_context("spawn")
-    for name in VARIANTS:
-        with spawn.Pool(1) as pool:
-            memory = pool.apply(peak_memory, (name, args))
+    for name, case in cases.items():
+        if args.device.type == "cuda":
+            memory = peak_on_gpu(case.run) / 2**20
+        else:
+            with spawn.Pool(1) as pool:
+                memory = pool.apply(peak_memory, (name, args))
         forward, backward, both = (
             1000 * statistics.median(x) for x in zip(*((*pair, sum(pair)) for pair in times[name]))
         )
         results[name] = {"forward_ms": forward, "backward_ms": backward, "both_ms": both, "peak_mib": memory}
+    return results
+
+
+def main() -> None:
+    args = parse()
+    results = measured(args)
     slowest = results["xl, all scores kept"]
     print(f"{'':22}{'forward ms':>12}{'backward ms':>13}{'both ms':>9}{'ratio':>7}{'peak MiB':>10}{'ratio':>7}")
     for name, row in results.items():
@@ -114,7 +138,8 @@ def main() -> None:
             f"{name:22}{row['forward_ms']:12.1f}{row['backward_ms']:13.1f}{row['both_ms']:9.1f}{ratio:7.2f}"
             f"{row['peak_mib']:10.1f}{memory_ratio:7.2f}"
         )
-    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    settings = {key: value if isinstance(value, (int, float)) else str(value) for key, value in vars(args).items()}
+    del settings["out"]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "attention.json").write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def paired(name: str, ours: Callable[[], Any], other: Callable[[], Any], repeats: int) -> dict[str, Any]:
     """Seconds of both, measured in turn, and the median of their ratios."""
@@ -38,9 +40,34 @@ def progress(text: str) -> None:
 
 
 def seconds(run: Callable[[], Any]) -> float:
+    """Seconds that ``run`` takes, until the GPU has done what it started there."""
+    wait()
     start = time.perf_counter()
     run()
+    wait()
     return time.perf_counter() - start
+
+
+def wait() -> None:
+    """Wait for the GPU, if this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def in_use(device: torch.device) -> int:
+    """Bytes that this process uses now: on the GPU those of its tensors, on the CPU all that is resident."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    give_back_freed_memory()
+    return resident()
+
+
+def peak_on_gpu(run: Callable[[], Any]) -> int:
+    """Bytes by which ``run`` raises the memory of tensors on the GPU above what they took before."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def resident(field: str = "VmRSS") -> int:

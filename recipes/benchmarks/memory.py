@@ -1,6 +1,7 @@
 """Speed and memory of the continuous memory, as ratios to plain code and to ordinary attention, in one run.
 
-  .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5,6] [--repeats 15] [--threads 2] [--out DIR]
+  .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5,6] [--repeats 15] [--threads 2] [--device cuda]
+                                                [--batch 4] [--out DIR]
 
 Both sides of a ratio are measured in turn, and the ratio is the median of the pairs' ratios, so that what else the
 machine does falls on both; not evenly, though, where threads outnumber free cores, since all wait for the last one
@@ -38,13 +39,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import runs
-from measure import give_back_freed_memory, paired, progress, resident, seconds, summary
+from measure import in_use, paired, peak_on_gpu, progress, resident, seconds, summary, wait
 from plain import PlainMemory, SoftmaxRead
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
 from fairseq_infformer.modules.refit import OPERATORS, refit_operators
 
-BATCH, LENGTH, BASIS, HEADS, DIM = 4, 512, 512, 6, 300  # T = L = N = M = 512
+LENGTH, BASIS, HEADS, DIM = 512, 512, 6, 300  # T = L = N = M = 512
 WIDTHS, TAU = (0.01, 0.05), 0.75
 
 # What the ratios should be at most: without a compiler at run time, and with torch.compile where --compile uses it.
@@ -75,13 +76,12 @@ def main() -> None:
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(args.threads)
     if args.peak:
-        print(peak_of_a_step(args.peak))
+        print(peak_of_a_step(args.peak, args))
         return
     results: dict[str, dict[str, Any]] = {}
-    for row in args.rows:
-        for name, result in ROWS[row](args):
-            results[name] = result
-            print(" | ".join(cells(name, result, args.compile)), flush=True)
+    for name, result in measured(args):
+        results[name] = result
+        print(" | ".join(cells(name, result, args.compile)), flush=True)
     report = {"kind": "memory", **runs.here(args.threads), "machine": machine(args), "results": results}
     print(f"\n{table(report)}")
     if args.out:
@@ -90,21 +90,33 @@ def main() -> None:
         plot(report, args.out / "memory.png")
 
 
-def parse() -> argparse.Namespace:
+def measured(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and result of each part of the rows asked for."""
+    for row in args.rows:
+        yield from ROWS[row](args)
+
+
+def parse(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1,2,3,4,5,6", help="which rows, with commas between (default: all)")
     parser.add_argument("--repeats", type=int, default=15, help="pairs of measurements (default: 15)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--batch", type=int, default=4, help="rows of the memory (default: 4)")
     parser.add_argument("--compile", action="store_true", help="rows 1 and 2: put torch.compile on the read")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="row 5: tokens of each stream (default: 1000000)")
     parser.add_argument("--out", type=Path, help="folder for memory.json and memory.png")
     parser.add_argument("--peak", choices=["ours", "plain"], help=argparse.SUPPRESS)  # a process of row 1
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.rows = args.rows.split(",")
     if not set(args.rows) <= set(ROWS):
         parser.error(f"--rows takes some of {','.join(ROWS)}, got {','.join(args.rows)}")
-    if args.repeats < 1 or args.threads < 1:
-        parser.error(f"--repeats and --threads must be positive, got {args.repeats} and {args.threads}")
+    if min(args.repeats, args.threads, args.batch) < 1:
+        parser.error(
+            f"--repeats, --threads and --batch must be positive, got {args.repeats}, {args.threads} and {args.batch}"
+        )
+    if args.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch finds no GPU")
     if args.tokens < 80_000:
         parser.error(f"--tokens must be 80000 or more, got {args.tokens}")
     if args.out and importlib.util.find_spec("matplotlib") is None:
@@ -115,13 +127,14 @@ def parse() -> argparse.Namespace:
 # ---- Rows 1 to 3: the memory alone
 
 
-def random_state(dim: int = DIM) -> ContinuousState:
+def random_state(args: argparse.Namespace) -> ContinuousState:
     """A memory that has been written to."""
     memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU)
-    return memory.write(memory.initial_state(BATCH, dim), torch.randn(BATCH, LENGTH, dim))
+    new = torch.randn(args.batch, LENGTH, DIM, device=args.device)
+    return memory.write(memory.initial_state(args.batch, DIM, args.device), new)
 
 
-def sides(compiled: bool = False) -> dict[str, Callable[[int], list[Tensor]]]:
+def sides(args: argparse.Namespace, compiled: bool = False) -> dict[str, Callable[[int], list[Tensor]]]:
     """One write of new vectors and one read of what came out, forward and backward, by us and by the plain code.
 
     Both are functions of the number of queries and of new vectors, with results that are the same: the context, and
@@ -130,12 +143,12 @@ def sides(compiled: bool = False) -> dict[str, Callable[[int], list[Tensor]]]:
     torch.manual_seed(0)
     basis = GaussianBasis(BASIS, WIDTHS)
     memory = ContinuousMemory(basis, LENGTH, tau=TAU)
-    attention = ContinuousAttention(DIM, HEADS, basis, min_width=0.0, head_start=False)
-    plain = PlainMemory(DIM, HEADS, BASIS, WIDTHS, LENGTH, memory.ridge, TAU)
+    attention = ContinuousAttention(DIM, HEADS, basis, min_width=0.0, head_start=False).to(args.device)
+    plain = PlainMemory(DIM, HEADS, BASIS, WIDTHS, LENGTH, memory.ridge, TAU).to(args.device)
     plain.load_state_dict(attention.state_dict(), strict=False)
     read = torch.compile(attention) if compiled else attention
-    state = random_state()
-    x, query, grad = (torch.randn(BATCH, LENGTH, DIM) for _ in range(3))
+    state = random_state(args)
+    x, query, grad = (torch.randn(args.batch, LENGTH, DIM, device=args.device) for _ in range(3))
 
     def step(forward: Callable[[Tensor, Tensor], Tensor], module: torch.nn.Module, length: int) -> list[Tensor]:
         new, asked = (t[:, :length].clone().requires_grad_() for t in (x, query))
@@ -155,14 +168,17 @@ def sides(compiled: bool = False) -> dict[str, Callable[[int], list[Tensor]]]:
 
 
 def write_and_read(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    side = sides(args.compile)
+    side = sides(args, args.compile)
     for ours, plain in zip(side["ours"](), side["plain"]()):
         # The plain code solves its regression in float32, which costs it some digits; in float64 they agree.
         torch.testing.assert_close(ours, plain, rtol=0, atol=5e-2 * float(plain.abs().max()))
     yield "1 time", paired("row 1", side["ours"], side["plain"], args.repeats)
     if args.compile:
         return  # the compiler itself would be in the peak
-    command = [sys.executable, __file__, "--threads", str(args.threads), "--peak"]
+    if args.device.type == "cuda":
+        yield "1 memory", summary([[float(peak_on_gpu(side[name])) for name in ("ours", "plain")]], "bytes")
+        return
+    command = [sys.executable, __file__, "--threads", str(args.threads), "--batch", str(args.batch), "--peak"]
     # Every array is given back to the system as soon as it is freed, so that the peak is that of live memory.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     samples = []
@@ -173,13 +189,13 @@ def write_and_read(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     yield "1 memory", summary(samples, "bytes")
 
 
-def peak_of_a_step(name: str) -> int:
-    """How far one step of row 1 raises this process' memory above what it held before."""
-    run = sides()[name]
+def peak_of_a_step(name: str, args: argparse.Namespace) -> int:
+    """How far one step of row 1 raises this process' memory above what it held before, on the CPU."""
+    run = sides(args)[name]
     run(8)  # libraries load and threads start
     if name == "ours":
         memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU)
-        memory.write(random_state(), torch.zeros(BATCH, LENGTH, DIM))  # the operator is solved once in a run
+        memory.write(random_state(args), torch.zeros(args.batch, LENGTH, DIM))  # the operator is solved once in a run
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = resident()
     run()
@@ -188,10 +204,12 @@ def peak_of_a_step(name: str) -> int:
 
 def read_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     torch.manual_seed(0)
-    attention, softmax = ContinuousAttention(DIM, HEADS, GaussianBasis(BASIS, WIDTHS)), SoftmaxRead(DIM, HEADS)
+    attention = ContinuousAttention(DIM, HEADS, GaussianBasis(BASIS, WIDTHS)).to(args.device)
+    softmax = SoftmaxRead(DIM, HEADS).to(args.device)
     read = torch.compile(attention) if args.compile else attention
-    coefficients = random_state().coefficients
-    query, grad = torch.randn(BATCH, LENGTH, DIM, requires_grad=True), torch.randn(BATCH, LENGTH, DIM)
+    coefficients = random_state(args).coefficients
+    query, grad = (torch.randn(args.batch, LENGTH, DIM, device=args.device) for _ in range(2))
+    query.requires_grad_()
     yield (
         "2",
         paired(
@@ -205,8 +223,9 @@ def read_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]
 
 @torch.no_grad()
 def write_against_projection(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    memory, state = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU), random_state()
-    projection, x = torch.nn.Linear(DIM, DIM, bias=False), torch.randn(BATCH, LENGTH, DIM)
+    memory, state = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU), random_state(args)
+    projection = torch.nn.Linear(DIM, DIM, bias=False, device=args.device)
+    x = torch.randn(args.batch, LENGTH, DIM, device=args.device)
     yield "3", paired("row 3", lambda: memory.write(state, x), lambda: projection(x), max(50, args.repeats))
 
 
@@ -236,17 +255,17 @@ def training_step(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
             ltm_samples=LENGTH,
         )
         torch.manual_seed(0)
-        model = InfiniteFormerLM(build_decoder(cfg, dictionary))
+        model = InfiniteFormerLM(build_decoder(cfg, dictionary)).to(args.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
         segment = 0
 
         def step() -> None:
             nonlocal segment
-            tokens = torch.randint(4, len(dictionary), (BATCH, LENGTH))
+            tokens = torch.randint(4, len(dictionary), (args.batch, LENGTH), device=args.device)
             stream = {
                 "segment": segment,
-                "lengths": np.full(BATCH, LENGTH),
-                "reset": np.full(BATCH, segment == 0),
+                "lengths": np.full(args.batch, LENGTH),
+                "reset": np.full(args.batch, segment == 0),
             }
             sample = {
                 "net_input": {"src_tokens": tokens, **stream},
@@ -272,36 +291,37 @@ def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     torch.manual_seed(0)
     basis = GaussianBasis(BASIS, WIDTHS)
     memory = ContinuousMemory(basis, LENGTH, contraction="proportional")
-    attention = ContinuousAttention(DIM, HEADS, basis)
-    x = torch.randn(BATCH, LENGTH, DIM)
+    attention = ContinuousAttention(DIM, HEADS, basis).to(args.device)
+    x = torch.randn(args.batch, LENGTH, DIM, device=args.device)
 
     def read_on(state: ContinuousState) -> ContinuousState:
         attention(x, state.coefficients)
         return memory.write(state, x)
 
     early: Optional[ContinuousState] = None
-    state, held = memory.initial_state(BATCH, DIM), 0
+    state, held = memory.initial_state(args.batch, DIM, args.device), 0
     for segment in range(args.tokens // LENGTH):
         tokens = segment * LENGTH
         if tokens <= 20_000:
             early = state
         if 20_000 < tokens <= 40_000:
-            give_back_freed_memory()
-            held = resident()
+            held = in_use(args.device)
         if segment % 20 == 0:
             progress(f"row 5: {tokens:,}/{args.tokens:,} tokens")
         state = read_on(state)
-    give_back_freed_memory()
-    grown = resident()
+    grown = in_use(args.device)
     # Both spans of 20,000 tokens again, in turn, each solving its own operators.
     OPERATORS.solved.clear()
-    late, samples = state, []
+    states, samples = {"late": state, "early": early}, []
     for _ in range(20_000 // LENGTH):
-        start = time.perf_counter()
-        late = read_on(late)
-        between = time.perf_counter()
-        early = read_on(early)
-        samples.append([between - start, time.perf_counter() - between])
+        times = []
+        for which, before in states.items():
+            wait()
+            start = time.perf_counter()
+            states[which] = read_on(before)
+            wait()
+            times.append(time.perf_counter() - start)
+        samples.append(times)
     total = [sum(side) for side in zip(*samples)]
     yield "5 time", summary(samples, "s") | {"ratio": total[0] / total[1], "ours": total[0], "other": total[1]}
     yield "5 memory", summary([[grown, held]], "bytes")
@@ -311,7 +331,7 @@ def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
 
 
 def new_operator(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    settings = BASIS, WIDTHS, LENGTH, 1.0, TAU, LENGTH, False, False, torch.float32, torch.device("cpu")
+    settings = BASIS, WIDTHS, LENGTH, 1.0, TAU, LENGTH, False, False, torch.float32, args.device
     samples = []
     for repeat in range(args.repeats):
         progress(f"row 6: {repeat + 1}/{args.repeats}")

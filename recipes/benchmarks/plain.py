@@ -34,10 +34,10 @@ class PlainMemory(nn.Module):
 
     def write(self, coefficients: Tensor, x: Tensor) -> Tensor:
         """B' (b, N, C) from B (b, N, C) and L new vectors (b, L, C)."""
-        old_t, new_t = midpoints(self.samples), midpoints(x.shape[1])
+        old_t, new_t = midpoints(self.samples, self.centers), midpoints(x.shape[1], self.centers)
         old = self.basis(old_t) @ coefficients
         design = self.basis(torch.cat([self.tau * old_t, self.tau + (1 - self.tau) * new_t]))
-        gram = design.T @ design + self.ridge * torch.eye(design.shape[1])
+        gram = design.T @ design + self.ridge * torch.eye(design.shape[1], device=x.device)
         return torch.linalg.solve(gram, design.T @ torch.cat([old, x], dim=1))
 
     def read(self, query: Tensor, coefficients: Tensor) -> Tensor:
@@ -73,5 +73,5 @@ def gaussian(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return torch.exp(-((t - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * variance)
 
 
-def midpoints(count: int) -> Tensor:
-    return (torch.arange(count) + 0.5) / count
+def midpoints(count: int, like: Tensor) -> Tensor:
+    return (torch.arange(count, device=like.device) + 0.5) / count
