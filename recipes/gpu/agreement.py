@@ -1,5 +1,6 @@
 """How far a result may be from the exact one: as far as the same computation on the CPU is, in the same precision."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,5 +44,8 @@ def compared(
         error = deviation(compute(device, dtype), truth)
     except Exception as failure:
         return {"what": what, "failed": f"{type(failure).__name__}: {failure}".splitlines()[0], "ok": False}
+    for where, value in (("on the CPU", by_cpu), (f"on {device}", error)):
+        if not math.isfinite(value):
+            return {"what": what, "failed": f"not finite {where}", "ok": False}
     allowed = max(TIMES_THE_CPU * by_cpu, EPSILONS * torch.finfo(dtype).eps)
     return {"what": what, "error": error, "allowed": allowed, "ok": error <= allowed}

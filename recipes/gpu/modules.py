@@ -121,7 +121,8 @@ def read_case(
     query, grad = (draw(batch, length, dim, device=device, dtype=dtype, rounded=rounded) for _ in range(2))
     wide = torch.float64 if dtype == torch.float64 else torch.float32  # a memory is never in half precision
     coefficients = draw(batch, basis.num_basis, dim, device=device, dtype=wide)
-    return module, query.requires_grad_(), coefficients.requires_grad_(), grad
+    # Of a mean over the queries, as a loss is: fp16 holds no sum of so many.
+    return module, query.requires_grad_(), coefficients.requires_grad_(), grad / length
 
 
 def read(
