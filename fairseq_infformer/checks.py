@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.models import MODEL_REGISTRY
+from fairseq.utils import split_paths
 
 from .criterions.ltm_cross_entropy import LOGGED
 from .errors import InputError
@@ -121,6 +122,8 @@ def _evaluation_mistakes(cfg: Any) -> Iterator[str]:
     path = cfg.common_eval.path
     if path is None:
         yield "give --path, the checkpoint to evaluate"
+    elif len(split_paths(path)) > 1:
+        yield f"--path {path} has a ':', which joins checkpoints: they are not scored together; give one without it"
     elif not Path(path).is_file():
         yield f"there is no checkpoint {path}; give --path one that exists"
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, utils
+from fairseq.data import data_utils
 from fairseq.dataclass import constants
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
@@ -199,6 +200,28 @@ def name_the_checkpoint_that_does_not_fit() -> None:
     Trainer.load_checkpoint = resumed
 
 
+def find_ignored_splits() -> None:
+    """Refuse in one line to train where a validation split would be ignored, and take no other file for a split.
+
+    fairseq takes every file valid….… with a digit for one, such as valid1.documents.npy, and ends in a traceback.
+    """
+    find, check = data_utils._find_extra_valid_paths, data_utils.raise_if_valid_subsets_unintentionally_ignored
+
+    @functools.wraps(find)
+    def find_splits(dataset_path):
+        return {name for name in find(dataset_path) if not name.endswith(".documents")}
+
+    @functools.wraps(check)
+    def checked(train_cfg):
+        try:
+            check(train_cfg)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    data_utils._find_extra_valid_paths = find_splits
+    data_utils.raise_if_valid_subsets_unintentionally_ignored = checked
+
+
 allow_configurations()
 keep_quiet_about_pinned_memory()
 look_before_a_run()
@@ -206,4 +229,5 @@ replace_checkpoints_whole()
 keep_checkpoints_from_a_race()
 let_ddp_run_on_a_cpu()
 collect_memory_before_saving()
+find_ignored_splits()
 name_the_checkpoint_that_does_not_fit()

@@ -17,6 +17,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import make_once
+from fairseq_infformer.data.binarised import refuse_colon
 from fairseq_infformer.data.corpus import sha256
 from fairseq_infformer.errors import InputError, print_in_one_line
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
@@ -82,7 +83,7 @@ def write_all(made: Path, made_from: dict[str, Any]) -> None:
         splits[split] = {"documents": count, "tokens": count * (made_from["length"] + SYMBOLS + 2)}
     types = {"types": SYMBOLS + 2, "size": len(dictionary), "sha256": sha256(made / "dict.txt")}
     stats = {"level": "word", "documents_rule": "sequence", "dictionary": types, "splits": splits}
-    (made / "stats.json").write_text(json.dumps(stats | {"made_from": made_from}, indent=2) + "\n")
+    (made / "stats.json").write_text(json.dumps(stats | {"made_from": made_from}, indent=2, allow_nan=False) + "\n")
 
 
 def main() -> None:
@@ -96,6 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.length < 1 or args.sequences < 1:
         raise InputError(f"--length and --sequences must be positive, got {args.length} and {args.sequences}")
+    refuse_colon(args.dest)
     made_from = {"length": args.length, "sequences": args.sequences, "seed": args.seed}
     make_once(args.dest.resolve(), made_from, "stats.json", lambda made: write_all(made, made_from))
 

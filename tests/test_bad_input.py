@@ -13,7 +13,7 @@ import torch
 from command_line import BIN, TASK, TINY, one_error, run, run_here
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, train
-from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, SCORING, TRAINING, Wrong
+from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, RESET, SCORING, TRAINING, Wrong
 
 from fairseq_infformer.cli import evaluate, prepare
 from fairseq_infformer.errors import InputError
@@ -54,16 +54,25 @@ def contents(*folders: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def altered(documents: Path, change: str, data: Path) -> Path:
+    """A copy of the documents in ``data`` to which a change of DATA was made."""
+    shutil.copytree(documents, data)
+    for name, new in DATA[change].items():
+        if callable(new):
+            new = new((data / name).read_bytes())
+        elif isinstance(new, str):
+            new = (data / new).read_bytes()
+        (data / name).unlink(missing_ok=True)
+        if new is not None:
+            (data / name).write_bytes(new)
+    return data
+
+
 def refused(row: Wrong, command: Callable[[Path, Path], tuple[int, str]], documents: Path, good: bytes, folder: Path):
     """Run a command on what the row describes, and hold it to the row."""
     data = documents
     if row.data:
-        data = shutil.copytree(documents, folder / "data")
-        for name, new in DATA[row.data].items():
-            old = (data / name).read_bytes()
-            (data / name).unlink()
-            if new is not None:
-                (data / name).write_bytes(new if isinstance(new, bytes) else new(old))
+        data = altered(documents, row.data, folder / "data")
     (folder / "notes.txt").write_text("of the user's\n")
     save = folder / row.save
     if row.checkpoint:
@@ -150,6 +159,43 @@ def test_what_is_odd_but_right_trains(documents, checkpoint, tmp_path, caplog):
     names = {path.name for path in save.iterdir()}
     assert names == {"dummy", "checkpoint_last.pt", "checkpoint_best.pt"}
     assert (save / "dummy").read_text() == "of the user's"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("short train", r"later: 4 streams .* more than the 3 segments of 16"),
+        ("no train", r"there is no split 'train' in .*later; it has test, valid"),
+        ("no dictionary", r"is read as 2 folders joined by ':', and .*later/dict.txt does not exist"),
+    ],
+)
+def test_training_refuses_data_of_a_later_epoch(data, message, documents, tmp_path, no_work):
+    later = altered(documents, data, tmp_path / "later")
+    code, text = train_here(Path(f"{documents}:{later}"), tmp_path / "save")
+    assert code == 1 and re.search(message, one_error(text)), text
+    assert not contents(tmp_path / "save")
+
+
+def test_scoring_refuses_joined_data(documents, checkpoint, tmp_path, no_work):
+    (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
+    joined = [f"{documents}:{documents}", "--path", tmp_path / "checkpoint.pt", "--cpu"]
+    code, text = run_here(evaluate.main, *joined)
+    assert code == 1 and "joined by ':', which is not scored together; give one folder" in one_error(text)
+    code, text = run_here(eval_lm.cli_main, *joined, *TASK, "--tokens-per-sample", 16)
+    assert code == 1 and f"would score {documents} of {documents}:{documents} alone" in one_error(text)
+
+
+def test_a_folder_with_a_colon_is_refused(documents, tmp_path):
+    data = shutil.copytree(documents, tmp_path / "a:b")
+    code, text = train_here(data, tmp_path / "save")
+    assert code == 1 and "rename the folder if the ':' is part of its path" in one_error(text)
+
+
+def test_a_second_validation_split_of_prepare_trains(documents, tmp_path):
+    """Its documents are no split, and so none that is ignored."""
+    data = altered(documents, "a second valid", tmp_path / "data")
+    code, text = train_here(data, tmp_path / "save", "--max-update", 1, "--valid-subset", "valid,valid1", *RESET)
+    assert code == 0, text
 
 
 # ---- raw text -------------------------------------------------------------------------------------------------------

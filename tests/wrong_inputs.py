@@ -1,6 +1,7 @@
 """The table of wrong inputs: what is wrong, and the error it must give. test_bad_input.py holds the commands to it."""
 
 import io
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,13 +54,22 @@ def other_order(content: bytes) -> bytes:
     return b"".join(content.splitlines(keepends=True)[::-1])
 
 
-# What is done to the files of a good data folder: new content, a function of the old, or None for no file.
-Change = dict[str, bytes | Callable[[bytes], bytes] | None]
+def index(num_tokens: int) -> bytes:
+    """The .idx of one line of so many tokens of two bytes."""
+    return b"MMIDIDX\0\0" + struct.pack("<QBQIQ", 1, 8, 1, num_tokens, 0)
+
+
+# What is done to the files of a good data folder: new content, a function of the old, the name of another file, or None
+# for no file.
+Change = dict[str, bytes | Callable[[bytes], bytes] | str | None]
 DATA: dict[str, Change] = {
     "no dictionary": {"dict.txt": None},
+    "a second valid": {f"valid1.{end}": f"valid.{end}" for end in ("bin", "idx", "documents.npy")},
     "no valid": {"valid.bin": None, "valid.idx": None},
     "no valid.idx": {"valid.idx": None},
     "no train.bin": {"train.bin": None},
+    "no train": {"train.bin": None, "train.idx": None},
+    "short train": {"train.bin": bytes([5, 0] * 40), "train.idx": index(40), "stats.json": None},
     "half of train.bin": {"train.bin": cut},
     "empty train.bin": {"train.bin": b""},
     "longer train.bin": {"train.bin": lambda old: old + b"\0\0"},
@@ -67,6 +77,8 @@ DATA: dict[str, Change] = {
     "empty valid.idx": {"valid.idx": b""},
     "train.idx of text": {"train.idx": b"no index\n" * 9},
     "train of no lines": {"train.bin": b"", "train.idx": b"MMIDIDX\0\0" + bytes([1, *[0] * 7, 8, *[0] * 8])},
+    "a pad in train": {"train.bin": lambda old: old[:40] + bytes([1, 0]) + old[42:]},
+    "a pad in test": {"test.bin": lambda old: old[:40] + bytes([1, 0]) + old[42:]},
     "no documents": {"train.documents.npy": None},
     "half of documents": {"train.documents.npy": cut},
     "empty documents": {"train.documents.npy": b""},
@@ -117,6 +129,7 @@ TRAINING = [
     Wrong(r"there is no split 'dev' in .*; it has test, train, valid", ["--valid-subset", "valid,dev"]),
     Wrong(r"there is no split ''", ["--valid-subset", ""]),
     Wrong(r"there is no split 'dev'", ["--train-subset", "dev"]),
+    Wrong(r"Valid paths \['valid1'\] will be ignored", data="a second valid"),
     # ---- sizes
     Wrong(r"--decoder-layers must be 1 or more, got 0", ["--decoder-layers", 0]),
     Wrong(r"--decoder-embed-dim must be 1 or more, got 0", ["--decoder-embed-dim", 0]),
@@ -225,6 +238,7 @@ TRAINING = [
     Wrong(r"valid.idx is no index of fairseq's", data="empty valid.idx"),
     Wrong(r"train.idx is no index of fairseq's", data="train.idx of text"),
     Wrong(r"train.bin is empty; prepare the data again", data="train of no lines"),
+    Wrong(r"train.bin holds the word <pad>, which fairseq keeps for itself", data="a pad in train"),
     Wrong(r"needs data prepared with --documents", RESET, data="no documents"),
     Wrong(r"documents.npy is cut short or no array", RESET, data="half of documents"),
     Wrong(r"documents.npy is cut short or no array", RESET, data="empty documents"),
@@ -259,14 +273,16 @@ EVALUATION = [
     Wrong(r"--model-overrides takes a dict such as .* got '\{bad'", ["--model-overrides", "{bad"]),
     Wrong(r"--task streaming_language_modeling", ["--task", "language_modeling"]),
     Wrong(r"there is no checkpoint none.pt", ["--path", "none.pt"]),
-    Wrong(r"there is no checkpoint a.pt:b.pt", ["--path", "a.pt:b.pt"]),
+    Wrong(r"--path a.pt:b.pt has a ':', which joins checkpoints", ["--path", "a.pt:b.pt"]),
     Wrong(r"give --path, the checkpoint", ["--path", None]),
+    Wrong(r"test.bin holds the word <pad>", data="a pad in test"),
     Wrong(r"is cut short or no checkpoint", checkpoint="half"),
     Wrong(r"is damaged", checkpoint="a bit flipped"),
 ]
 
 SCORING = [
     Wrong(r"there is no checkpoint none.pt", ["--path", "none.pt"]),
+    Wrong(r"no checkpoint a.pt:b.pt; several joined by ':' are not scored", ["--path", "a.pt:b.pt"]),
     Wrong(r"is cut short or no checkpoint", checkpoint="empty"),
     Wrong(r"is cut short or no checkpoint", checkpoint="a list"),
     Wrong(r"holds no model with its settings", checkpoint="no model"),
@@ -277,6 +293,7 @@ SCORING = [
     Wrong(r"--predictions none/p.npz: there is no such folder", ["--predictions", "none/p.npz"]),
     Wrong(r"there is no folder none; give --user-dir", ["--user-dir", "none"]),
     Wrong(r"is not the dictionary", data="other dictionary"),
+    Wrong(r"test.bin holds the word <pad>", data="a pad in test"),
     Wrong(r"invalid choice: 'half'", ["--ablation", "half"]),
 ]
 
@@ -322,4 +339,5 @@ PREPARING = [
     (None, ["--raw", "/nowhere"], r"--raw /nowhere is not a folder"),
     (None, ["--dest", "/proc/none/x"], r"see that the files can be read, and that --dest can be written"),
     (None, ["--dest", "/dev/null"], r"--dest /dev/null is a file"),
+    (None, ["--dest", "/nowhere/a:b"], r"--dest /nowhere/a:b has a ':', at which fairseq splits"),
 ]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fairseq_infformer import distributed
 from fairseq_infformer.cli import trained
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
-from fairseq_infformer.data.binarised import read_stats
+from fairseq_infformer.data.binarised import data_folders, read_stats
 from fairseq_infformer.distributed import Launch
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
@@ -80,6 +80,8 @@ def parse_arguments() -> argparse.Namespace:
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
     trained.import_plugin(args.user_dir)
+    if len(data_folders(args.data)) > 1:
+        raise InputError(f"{args.data} is data joined by ':', which is not scored together; give one folder")
     exported = Path(args.path).is_dir()
     saved = pretrained.read_config(Path(args.path)) if exported else trained.read(args.path)["cfg"]
     reading = trained.task_settings(saved["task"], args.path)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import Workplace
 from fairseq_infformer.data import corpus, gpt2, vocabulary
-from fairseq_infformer.data.binarised import load_dictionary
+from fairseq_infformer.data.binarised import load_dictionary, refuse_colon
 from fairseq_infformer.errors import InputError
 
 STAGES = ("text", "vocabulary", "data")
@@ -227,6 +227,7 @@ def write_data(made: Path, text: Path, vocab: Path, made_from: dict[str, Any], a
 
 def run(args: argparse.Namespace) -> None:
     """Run the stages asked for."""
+    refuse_colon(args.dest)
     raw, dest = args.raw.resolve(), args.dest.resolve()
     place = Workplace(dest, STAGES)
     check_folders(raw, dest, place.folder)

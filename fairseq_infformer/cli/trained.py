@@ -24,7 +24,8 @@ def import_plugin(user_dir: Optional[str]) -> None:
 def read(path: str) -> dict[str, Any]:
     """A checkpoint on the CPU, its ``cfg`` in plain values; InputError if there is none that was trained on streams."""
     if not Path(path).is_file():
-        raise InputError(f"there is no checkpoint {path}")
+        joined = "; several joined by ':' are not scored together" if len(utils.split_paths(path)) > 1 else ""
+        raise InputError(f"there is no checkpoint {path}{joined}")
     saved = checkpoint_utils.load_checkpoint_to_cpu(path)
     cfg = saved.get("cfg")
     # Unresolved: a value that refers to another, or to the environment, is none that fairseq has written.

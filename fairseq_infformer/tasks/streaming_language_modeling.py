@@ -20,7 +20,13 @@ from fairseq.utils import split_paths
 from omegaconf import II, MISSING
 from torch import Tensor
 
-from fairseq_infformer.data.binarised import load_dictionary, load_document_starts, load_lines, read_stats
+from fairseq_infformer.data.binarised import (
+    data_folders,
+    load_dictionary,
+    load_document_starts,
+    load_lines,
+    read_stats,
+)
 from fairseq_infformer.data.stream_iterator import Memory, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.errors import InputError
@@ -64,6 +70,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         self.dictionary = dictionary
         self.model: Optional[FairseqLanguageModel] = None
         self._collected: Optional[Memory] = None
+        self._unseen = {Path(path) for path in split_paths(cfg.data)}  # training data of later epochs
 
     @classmethod
     def setup_task(cls, cfg: StreamingLanguageModelingConfig, **kwargs: Any) -> "StreamingLanguageModelingTask":
@@ -73,10 +80,8 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"--tokens-per-sample must be positive, got {cfg.tokens_per_sample} (fairseq-eval-lm subtracts "
                 "--context-window from it, which a memory does not need: leave it out)"
             )
-        paths = [Path(path) / "dict.txt" for path in split_paths(cfg.data)]
+        paths = [folder / "dict.txt" for folder in data_folders(cfg.data)]
         for path in paths:
-            if not path.is_file():
-                raise InputError(f"{path} does not exist; make the data with preprocess/prepare.sh")
             if not filecmp.cmp(paths[0], path, shallow=False):
                 raise InputError(f"{path} differs from {paths[0]}: data joined by ':' needs one dictionary")
             check_dictionary(path)
@@ -111,6 +116,13 @@ class StreamingLanguageModelingTask(FairseqTask):
         """Load a split; with ``combine``, split, split1, split2, … as one."""
         paths = split_paths(self.cfg.data)
         directory = Path(paths[(epoch - 1) % len(paths)])
+        self.datasets[split] = dataset = self._read(split, directory, combine)
+        if split == "train":
+            self._unseen.discard(directory)
+        targets = "each a target once" if dataset.answers is None else f"{len(dataset.answers):,} answers are targets"
+        logger.info(f"{split}: {len(dataset.tokens):,} tokens, {targets}, in {dataset.num_segments:,} segments")
+
+    def _read(self, split: str, directory: Path, combine: bool) -> StreamingDataset:
         lines, documents, num_tokens = [], [], 0
         for name in names_of(split, directory) if combine else [split]:
             part = load_lines(directory / name, self.dictionary) if name else None
@@ -127,7 +139,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         joined = lines[0] if len(lines) == 1 else ConcatDataset(lines)
         tokens = TokenStream(joined, np.concatenate([part.sizes for part in lines]))
         answers = None if self.cfg.score == "all" else self._answers(tokens, directory / split)
-        self.datasets[split] = StreamingDataset(
+        return StreamingDataset(
             tokens,
             np.concatenate(documents),
             self.cfg.tokens_per_sample,
@@ -136,8 +148,6 @@ class StreamingLanguageModelingTask(FairseqTask):
             len(self.dictionary),
             answers=answers,
         )
-        targets = "each a target once" if answers is None else f"{len(answers):,} answers are targets"
-        logger.info(f"{split}: {num_tokens:,} tokens, {targets}, in {self.datasets[split].num_segments:,} segments")
 
     def _answers(self, tokens: TokenStream, path: Path) -> np.ndarray:
         """Offsets (A, 2) at which the answers of a split start and stop."""
@@ -177,10 +187,14 @@ class StreamingLanguageModelingTask(FairseqTask):
         """
         if max_sentences is None:
             raise InputError("give --batch-size, the number of streams that each process reads, not --max-tokens")
-        if dataset is self.datasets.get("train") and self.cfg.batch_size_valid:
-            for other in self.datasets.values():  # rather now than after the first epoch
-                if other is not dataset:
+        if dataset is self.datasets.get("train"):  # rather now than after the first epoch
+            for other in self.datasets.values():
+                if other is not dataset and self.cfg.batch_size_valid:
                     self._in_streams(other, self.cfg.batch_size_valid * num_shards)
+            while self._unseen:
+                directory = self._unseen.pop()
+                later = self._read("train", directory, combine=True)
+                self._in_streams(later, max_sentences * num_shards, f"{directory}: ")
         streams = self._in_streams(dataset, max_sentences * num_shards)
         return StreamIterator(
             *(streams, num_shards, shard_id, self._hand_over_memory, self._restore_memory),
@@ -190,11 +204,11 @@ class StreamingLanguageModelingTask(FairseqTask):
             buffer_size=data_buffer_size,
         )
 
-    def _in_streams(self, dataset: StreamingDataset, num_streams: int) -> StreamingDataset:
+    def _in_streams(self, dataset: StreamingDataset, num_streams: int, name: str = "") -> StreamingDataset:
         try:
             return dataset.in_streams(num_streams)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise InputError(f"{name}{error}") from error
 
     def train_step(
         self,
@@ -236,6 +250,8 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"fairseq-eval-lm would print the result of shard {shard_id} of {num_shards} alone: leave out "
                 "--num-shards and --shard-id; infformer-eval adds up the results of several processes"
             )
+        if len(paths := split_paths(self.cfg.data)) > 1:
+            raise InputError(f"fairseq-eval-lm would score {paths[0]} of {self.cfg.data} alone; give one folder")
         if self.cfg.score != "all":
             raise InputError(
                 "fairseq-eval-lm takes the first places of a row for its targets, which answers are not: "

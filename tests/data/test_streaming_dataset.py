@@ -1,12 +1,17 @@
 """Every token is a target exactly once, in order, and no row sees another document than its own."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from fairseq.data import ConcatDataset, Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, make_builder
 
+from fairseq_infformer.data.binarised import load_lines
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
+from fairseq_infformer.errors import InputError
 from fairseq_infformer.tasks.streaming_language_modeling import (
     StreamingLanguageModelingConfig,
     StreamingLanguageModelingTask,
@@ -179,3 +184,38 @@ def test_a_long_line_is_not_copied_as_a_whole(sizes, joined, tmp_path, monkeypat
 def test_a_token_is_found_wherever_it_stands(block):
     lines = [torch.tensor(line) for line in ([7], [3, 7, 7], [1], [7, 2])]
     assert TokenStream(lines, np.array([1, 3, 1, 2])).find(7, block).tolist() == [0, 2, 3, 5]
+
+
+# ---- files of fairseq-preprocess ------------------------------------------------------------------------------------
+
+
+def binarised(folder: Path, dataset_impl: str, lines: list[list[int]]) -> tuple[Path, Dictionary]:
+    """A split as ``fairseq-preprocess --dataset-impl`` writes it, and a dictionary that knows its tokens."""
+    dictionary = Dictionary()
+    for number in range(60):
+        dictionary.add_symbol(f"w{number}")
+    builder = make_builder(f"{folder}/train.bin", dataset_impl, vocab_size=len(dictionary))
+    for line in lines:
+        builder.add_item(torch.IntTensor(line))
+    builder.finalize(f"{folder}/train.idx")
+    return folder / "train", dictionary
+
+
+@pytest.mark.parametrize("dataset_impl", ["mmap", "lazy", "cached"])
+def test_load_lines_reads_every_format(dataset_impl, tmp_path):
+    written = [[5, 9, 2], [2], [63, 0, 3, 2]]
+    lines = load_lines(*binarised(tmp_path, dataset_impl, written))
+    assert [line.tolist() for line in lines] == written
+    assert TokenStream(pickle.loads(pickle.dumps(lines)), lines.sizes).read(2, 7).tolist() == [2, 2, 63, 0, 3]
+
+
+@pytest.mark.parametrize("dataset_impl", ["mmap", "lazy"])
+def test_load_lines_refuses_pads_and_files_that_are_cut_short(dataset_impl, tmp_path):
+    """No loss counts a pad, so that its token would be no target."""
+    prefix, dictionary = binarised(tmp_path, dataset_impl, [[5, 9, 2], [5, 1, 2]])
+    with pytest.raises(InputError, match=r"train.bin holds the word <pad>, which fairseq keeps for itself; write it"):
+        load_lines(prefix, dictionary)
+    data = prefix.with_suffix(".bin")
+    data.write_bytes(data.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"train.bin has \d+ bytes, train.idx speaks of \d+: one is cut short"):
+        load_lines(prefix, dictionary)
