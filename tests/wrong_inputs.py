@@ -315,6 +315,13 @@ PREPARING = [
     ({"train": b"\xed\xa0\x80\n", "valid": "b"}, [], r"is not UTF-8: byte 0xed at offset 0"),
     ({"train": "a", "valid": bytes(range(256))}, [], r"valid is not UTF-8: byte 0x80 at offset 128"),
     ({"train": "a </s> b", "valid": "b"}, [], r"has the word </s>, which fairseq keeps for itself"),
+    ({"train": "a\rb\r", "valid": "b"}, [], r"train ends its lines with CR alone; convert it"),
+    ({"train": "\u200b\n\ufeff \u2060\n", "valid": "b"}, [], r"train has no text"),
+    ({"constrain": "a", "train.txt": "a", "test": "b"}, [], r"no valid split, only constrain, test, train.txt"),
+    ({"mytrain": "a", "strain": "a", "myvalid": "b"}, [], r"2 candidates for train: mytrain, strain"),
+    ({"train": "a", "valid.txt": "b", "validation": "b"}, [], r"2 candidates for valid: valid.txt, validation"),
+    ({"train": "a\n<|endoftext|>\n", "valid": "b"}, ["--documents", "endoftext"], r"valid has no line <\|endoftext\|>"),
+    ({"train": "a<|endoftext|>\n", "valid": "b"}, ["--documents", "endoftext"], r"train has <\|endoftext\|> in a line"),
     # the arguments
     (None, ["--vocab-size", 4], r"no room"),
     (None, ["--vocab-size", -1], r"no room"),

@@ -39,13 +39,15 @@ DEST becomes the data folder of fairseq-train:
                             ends included; tokens: in the .bin; unknown: of these, not in the dictionary.
                             dictionary: size: entries; types: those a text can have, <unk> and </s> among them
 
-The splits are found by name: one file or folder of files *train*, one *valid*, and *test* if there is one. The files of
-a folder are joined in the order of their names. A byte order mark goes, CRLF becomes LF, a last line gets its end.
+The splits are found by a word of their names: one file or folder of files train, one valid, and test if there is one.
+The files of a folder are joined in the order of their names. Byte order marks at the start of a line go, CRLF becomes
+LF, a last line gets its end.
 
 Documents start, with --documents
   wikitext     at a line ' = Title = ' between blank lines (' = = Section = = ' is none)
-  blank-line   after blank lines, which belong to the document before them
+  blank-line   after blank lines, which belong to the document before them; characters without width are blank
   file         at every file of a folder
+  endoftext    after every line <|endoftext|>, which is no text
 and without it a split is one document.
 
 DEST appears when all is done; work goes on in DEST.partial, which an interrupted run leaves behind and the next one
@@ -148,6 +150,8 @@ def is_done(dest: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
 def check_given(args: argparse.Namespace) -> None:
     """Read the vocabulary that was given, if any, before there is work to lose."""
     dictionary = args.dict and load_dictionary(args.dict)
+    if dictionary and args.dict.read_text(encoding="utf-8").startswith(corpus.BYTE_ORDER_MARK):
+        raise InputError(f"--dict {args.dict} starts with a byte order mark, which no word of a text has; remove it")
     processor = args.sentencepiece_model and vocabulary.load_sentencepiece(args.sentencepiece_model)
     if dictionary and processor:
         vocabulary.check_pieces(processor, dictionary)
@@ -240,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
     for split, entry in entries.items():
         print(f"{split}: {entry}, {len(splits[split])} file(s)", flush=True)
     if "test" not in entries:
-        print(f"test: none in {raw}, so there will be none in {dest}", flush=True)
+        print(f"test: no name in {raw} has this word, so there will be none in {dest}", flush=True)
 
     text_from = {
         "level": args.level,

@@ -1,6 +1,7 @@
 """Raw text as it is found: its splits, its lines, its counts and the lines at which its documents start."""
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fairseq_infformer.data.gpt2 import END_OF_TEXT
 from fairseq_infformer.errors import InputError
 
 SPLITS = ("train", "valid", "test")
-DOCUMENT_RULES = ("wikitext", "blank-line", "file")
+DOCUMENT_RULES = ("wikitext", "blank-line", "file", "endoftext")
+BYTE_ORDER_MARK = "\ufeff"
+# White space, and what has no width: soft hyphens, joiners, marks of direction and of byte order.
+BLANK = re.compile(r"[\s\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*")
 # What archives and compressed files are known by: bytes, and where they stand.
 ARCHIVES = {
     "zip": (0, b"PK\x03\x04"),
@@ -25,9 +30,10 @@ ARCHIVES = {
 
 
 def find_splits(raw: Path) -> dict[str, Path]:
-    """The file or folder of each split, by its name; a corpus may lack test, but neither train nor valid.
+    """The file or folder of each split, by a word of its name; a corpus may lack test, but neither train nor valid.
 
-    Hidden files are no candidates. Whatever leaves room for doubt is an InputError.
+    Where no name has such a word, as in ``mytrain.txt``, a part of a word will do. Hidden files are no candidates.
+    Whatever leaves room for doubt is an InputError.
     """
     if raw.is_file():
         refuse_archive(raw)
@@ -36,9 +42,11 @@ def find_splits(raw: Path) -> dict[str, Path]:
     entries = sorted(entry for entry in raw.iterdir() if not entry.name.startswith("."))
     for entry in entries:
         _refuse_name(entry)
+    matching = {split: [entry for entry in entries if _names_split(entry, split)] for split in SPLITS}
+    if not any(matching.values()):
+        matching = {split: [entry for entry in entries if split in entry.name.lower()] for split in SPLITS}
     found: dict[str, Path] = {}
-    for split in SPLITS:
-        named = [entry for entry in entries if split in entry.name.lower()]
+    for split, named in matching.items():
         if len(named) > 1:
             raise InputError(f"{raw} has {len(named)} candidates for {split}: {_names(named)}; leave one")
         if named and named[0] in found.values():
@@ -51,6 +59,13 @@ def find_splits(raw: Path) -> dict[str, Path]:
                 f"cut the text into files or folders named *train*, *valid* and, if wanted, *test*"
             )
     return found
+
+
+def _names_split(entry: Path, split: str) -> bool:
+    # contest_rules.md is no test split.
+    letter = r"[^\W\d_]"
+    word = f"(?<!{letter}){split}(?:ing|ation)?(?:set|data)?(?!{letter})"
+    return re.search(word, entry.name, re.IGNORECASE) is not None
 
 
 def _names(paths: list[Path], most: int = 5) -> str:
@@ -95,7 +110,10 @@ def sha256(file: Path) -> str:
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """Lines without their end, which is LF or CRLF and nothing else; InputError where the file is not UTF-8."""
+    """Lines without their end, which is LF or CRLF and nothing else; InputError where the file is not UTF-8.
+
+    A byte order mark at the start of a line goes: files that were joined have them inside.
+    """
     offset = 0
     # In binary, because text mode would also end a line at a stray CR and would not know the offset of an error.
     with file.open("rb") as stream:
@@ -107,8 +125,9 @@ def read_lines(file: Path) -> Iterator[str]:
                     f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset + error.start}; "
                     "convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
                 ) from None
-            if offset == 0:
-                line = line.removeprefix("\ufeff")
+            if offset == 0 and "\r" in line and not line.endswith("\n"):
+                raise InputError(f"{file} ends its lines with CR alone; convert it, for example with tr '\\r' '\\n'")
+            line = line.lstrip(BYTE_ORDER_MARK)
             offset += len(raw)
             # A stray CR is a space: fairseq, which reads this text next, would take it for the end of a line.
             yield line.removesuffix("\n").removesuffix("\r").replace("\r", " ")
@@ -135,33 +154,46 @@ def clean(
         which documents start.
     """
     lines = words = 0
-    file_starts = []
+    has_text = False
+    marked = []  # the lines before which documents end, by the rules file and endoftext
     with text.open("w", encoding="utf-8", newline="\n") as out:
         for file in files:
-            file_starts.append(lines)
+            if rule == "file":
+                marked.append(lines)
             for line in read_lines(file):
+                if rule == "endoftext" and END_OF_TEXT in line:
+                    if line != END_OF_TEXT:
+                        raise InputError(f"{file} has {END_OF_TEXT} in a line with other text; give it its own line")
+                    marked.append(lines)
+                    continue
                 in_line = line.split()
                 if not reserved.isdisjoint(in_line):
                     word = next(word for word in in_line if word in reserved)
                     raise InputError(f"{file} has the word {word}, which fairseq keeps for itself; write it otherwise")
                 lines += 1
                 words += len(in_line) + 1
+                has_text = has_text or not is_blank(line)
                 out.write(line + "\n")
             progress(file.stat().st_size)
-    if words == lines:
+    if not has_text:
         raise InputError(f"{_names(files)} has no text; give a split that is not empty")
 
-    if rule is None:
-        starts = [0]
-    elif rule == "file":
-        # A file without a line starts where the next one does, or behind the last line.
-        starts = sorted({start for start in file_starts if start < lines})
-    else:
+    if rule in ("wikitext", "blank-line"):
         with text.open(encoding="utf-8", newline="\n") as written:
             starts = document_starts(written, rule)
         if not starts:
             raise InputError(f"{_names(files)} has no line ' = Title = ' between blank lines; give another --documents")
+    else:
+        if rule == "endoftext" and not marked:
+            raise InputError(f"{_names(files)} has no line {END_OF_TEXT}; give another --documents")
+        # A document without a line, such as an empty file, starts where the next one does, or behind the last line.
+        starts = sorted({0, *(start for start in marked if start < lines)})
     return {"lines": lines, "words": words, "bytes": text.stat().st_size}, np.array(starts, dtype=np.int64)
+
+
+def is_blank(line: str) -> bool:
+    """Whether a line shows nothing: white space and characters without width."""
+    return BLANK.fullmatch(line) is not None
 
 
 def document_starts(lines: Iterable[str], rule: str) -> list[int]:
@@ -174,12 +206,12 @@ def document_starts(lines: Iterable[str], rule: str) -> list[int]:
     titles = 0
     before = ""
     for number, (line, after) in enumerate(pairwise(chain(lines, [""]))):
-        if line.strip():
-            title = rule == "wikitext" and not before.strip() and not after.strip() and _is_title(line)
+        if not is_blank(line):
+            title = rule == "wikitext" and is_blank(before) and is_blank(after) and _is_title(line)
             titles += title
             if not starts:
                 starts.append(0)
-            elif title or (rule == "blank-line" and not before.strip()):
+            elif title or (rule == "blank-line" and is_blank(before)):
                 starts.append(number)
         before = line
     return starts if titles or rule != "wikitext" else []

@@ -77,6 +77,14 @@ def test_only_lf_ends_a_line_and_crlf_becomes_lf(tmp_path: Path) -> None:
     }
 
 
+def test_a_byte_order_mark_goes_where_files_were_joined(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", train="\ufeffa b\n\ufeffa b\nc \ufeff d\n", valid="a")
+    run(raw, tmp_path / "out")
+    assert documents_of(tmp_path / "out", "train") == ["a b\na b\nc \ufeff d\n"]  # WikiText-2 has some as words
+    (tmp_path / "dict.txt").write_text("\ufeffa 2\nb 2\n", encoding="utf-8")
+    refused("starts with a byte order mark", raw, tmp_path / "more", "--dict", tmp_path / "dict.txt")
+
+
 def test_a_dictionary_can_be_used_again(tmp_path: Path) -> None:
     run(write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out")
     other = write(tmp_path / "other", train="the bird sat\n", valid="sat\n")
@@ -127,6 +135,29 @@ def test_documents_between_blank_lines(tmp_path: Path) -> None:
     run(raw, tmp_path / "without")
     assert (tmp_path / "out" / "train.bin").read_bytes() == (tmp_path / "without" / "train.bin").read_bytes()
     assert np.load(tmp_path / "without" / "train.documents.npy").tolist() == [0]
+
+
+def test_characters_without_width_are_blank(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", train="a\n\u200b\nb\u200d c\n \ufeff\u2060\xad \u3000\nd\n", valid="a")
+    run(raw, tmp_path / "out", "--documents", "blank-line")
+    assert documents_of(tmp_path / "out", "train") == ["a\n\u200b\n", "b\u200d c\n\ufeff\u2060\xad\n", "d\n"]
+
+
+@pytest.mark.parametrize("level", ["word", "sentencepiece"])
+def test_documents_end_at_the_end_of_text(tmp_path: Path, level: str) -> None:
+    end = "<|endoftext|>\n"
+    train = f"{end}a b\r\n\nc\n{end}{end.replace(chr(10), chr(13) + chr(10))}d\n{end}\n{end}e f\n{end}"
+    raw = write(tmp_path / "raw", train=train, valid=f"a\n{end}b")
+    without = write(tmp_path / "without", train="a b\n\nc\nd\n\ne f\n", valid="a\nb\n")
+    options = ("--vocab-size", 268) if level == "sentencepiece" else ()
+    run(raw, tmp_path / "out", "--documents", "endoftext", *options, level=level)
+    run(without, tmp_path / "plain", *options, level=level)
+    assert lines_of(tmp_path / "out", "train") == lines_of(tmp_path / "plain", "train")
+    sizes = [len(line) for line in lines_of(tmp_path / "out", "train")]
+    starts = np.load(tmp_path / "out" / "train.documents.npy")
+    assert starts.tolist() == [sum(sizes[:line]) for line in (0, 3, 4, 5)]
+    counts, plain = stats(tmp_path / "out")["splits"]["train"], stats(tmp_path / "plain")["splits"]["train"]
+    assert counts == plain | {"documents": 4}
 
 
 def test_a_document_in_each_file(tmp_path: Path) -> None:

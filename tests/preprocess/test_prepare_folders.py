@@ -17,6 +17,7 @@ from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
 from fairseq_infformer.cli.stages import Workplace
+from fairseq_infformer.data.corpus import find_splits
 from fairseq_infformer.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,26 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
     assert documents_of(tmp_path / "out", "train") == ["a\nb\n"]
     assert set(stats(tmp_path / "out")["splits"]) == {"train", "valid"}
     assert not (tmp_path / "out" / "test.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train.txt", "valid.txt", "contest_rules.md"], ["train.txt", "valid.txt"]),
+        (["train.txt", "valid.txt", "test.txt", "contest_rules.md", "latest"], ["train.txt", "valid.txt", "test.txt"]),
+        (["wiki.test.tokens", "wiki.train.tokens", "wiki.valid.tokens"], ["train", "valid", "test"]),
+        (["wiki.test.raw", "wiki.train.raw", "wiki.valid.raw", "README"], ["train", "valid", "test"]),
+        (["Train_1", "2-validation", "testing.old"], ["Train", "validation", "testing"]),
+        (["trainset", "validdata", "test2014"], ["train", "valid", "test"]),
+        (["mytrain.txt", "myvalid.txt", "mytest.txt"], ["train", "valid", "test"]),
+    ],
+)
+def test_find_splits_goes_by_words(names: list[str], expected: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    found = find_splits(tmp_path)
+    assert [entry.name for entry in found.values()] == [next(n for n in names if part in n) for part in expected]
+    assert list(found) == ["train", "valid", "test"][: len(expected)]
 
 
 def test_a_split_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
