@@ -138,3 +138,11 @@ def check_content(path: str, state: dict[str, Any], overrides: Mapping[str, Any]
         known |= {name, *(vars(part) if isinstance(part, Namespace) else part if isinstance(part, Mapping) else ())}
     if unknown := sorted(set(overrides) - known):
         raise InputError(f"--model-overrides has {unknown[0]!r}, which the settings in {path} do not have")
+
+
+def averaged_weights(path: str, state: dict[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint as ``--store-ema`` has averaged them; InputError if there are none."""
+    extra = state.get("extra_state") or {}
+    if found := extra.get("ema_fp32_params") or extra.get("ema"):
+        return found
+    raise InputError(f"{path} has no averaged weights: a training keeps them with --store-ema")

@@ -19,9 +19,11 @@ from fairseq.dataclass import constants
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
+from fairseq.models.ema.ema import EMA
+from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 from omegaconf import base, dictconfig, listconfig, nodes
-from torch import nn
+from torch import Tensor, nn
 
 from . import checkpoints, distributed
 from .checks import check_run
@@ -190,7 +192,9 @@ def name_the_checkpoint_that_does_not_fit() -> None:
     def resumed(self, filename, *args, **kwargs):
         try:
             return resume(self, filename, *args, **kwargs)
-        except (AssertionError, KeyError) as error:  # of the optimizer, criterion, scheduler and scaler
+        except InputError:
+            raise
+        except (AssertionError, KeyError, ValueError) as error:  # of the optimizer, criterion, scheduler and scaler
             raise InputError(
                 f"{filename} was saved with another optimizer, criterion or schedule ({type(error).__name__}: {error})"
                 "; give those of its run, or --reset-optimizer --reset-lr-scheduler --reset-meters"
@@ -222,6 +226,92 @@ def find_ignored_splits() -> None:
     data_utils.raise_if_valid_subsets_unintentionally_ignored = checked
 
 
+def keep_what_half_precision_rounds() -> None:
+    """Let a training with ``--fp16`` or ``--bf16`` go on exactly.
+
+    Of such a training fairseq saves the weights as its model has them, rounded; those that its optimizer changes are
+    float32. Of the scaler of losses it saves the scale, not when that was changed last.
+    """
+    for kind in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
+        _keep_in_checkpoints(kind)
+
+
+def _keep_in_checkpoints(kind: type) -> None:
+    save, load = kind.state_dict, kind.load_state_dict
+    counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
+
+    def weights(self: Any) -> list[Tensor]:
+        kept = getattr(self, "fp32_params", [])  # with flat gradients one tensor for each device, else as the model's
+        return list(kept.values()) if isinstance(kept, dict) else kept
+
+    @functools.wraps(save)
+    def state_dict(self):
+        scaler = {} if self.scaler is None else {name: getattr(self.scaler, name) for name in counters}
+        return save(self) | {"fp32_weights": [weight.data for weight in weights(self)], "scaler": scaler}
+
+    @functools.wraps(load)
+    def load_state_dict(self, state_dict, optimizer_overrides=None):
+        state_dict = dict(state_dict)
+        kept, scaler = state_dict.pop("fp32_weights", None), state_dict.pop("scaler", {})
+        load(self, state_dict, optimizer_overrides)
+        for name in scaler if self.scaler is not None else ():
+            setattr(self.scaler, name, scaler[name])
+        if kept is None and weights(self):
+            logger.warning("the checkpoint has no float32 weights: training goes on from those of its half precision")
+        for weight, value in zip(weights(self), kept or ()):
+            weight.data.copy_(value)
+
+    kind.state_dict, kind.load_state_dict = state_dict, load_state_dict
+
+
+def average_every_weight_once() -> None:
+    """Let ``--store-ema`` average the weights, each of them once an update.
+
+    fairseq averages all that is in a model's state: buffers too, where whole numbers end in an error, and weights with
+    two names, as tied embeddings have, twice. It counts the updates for ``--ema-update-freq`` from the start of its
+    process. Where a checkpoint has no average it crashes, instead of starting one from its weights.
+    """
+
+    @torch.no_grad()
+    def step(self, new_model, updates=None):
+        if updates is not None:
+            self._set_decay(0 if updates < self.config.ema_start_update else self.config.ema_decay)
+            if updates % self.config.ema_update_freq:
+                return
+        average = self.fp32_params if self.config.ema_fp32 else self.model.state_dict()
+        state, known = new_model.state_dict(), {}
+        for name, weight in new_model.named_parameters(remove_duplicate=False):
+            if weight not in known:
+                known[weight] = average[name].mul_(self.decay).add_(weight.to(average[name]), alpha=1 - self.decay)
+            average[name] = state[name] = known[weight]
+        self.restore(state)
+
+    def seed(fpath):
+        state = checkpoint_utils.load_checkpoint_to_cpu(fpath)
+        return state | {"model": checkpoints.averaged_weights(fpath, state)}
+
+    resume = Trainer.load_checkpoint
+
+    @functools.wraps(resume)
+    def resumed(self, *args, **kwargs):
+        read = checkpoint_utils.load_checkpoint_to_cpu
+
+        def with_average(*args, **kwargs):
+            state = read(*args, **kwargs)
+            if self.cfg.ema.store_ema and "ema" not in state["extra_state"]:
+                logger.warning("the checkpoint has no averaged weights: the average starts from its weights")
+                state["extra_state"]["ema"] = state["model"]
+            return state
+
+        checkpoint_utils.load_checkpoint_to_cpu = with_average
+        try:
+            return resume(self, *args, **kwargs)
+        finally:
+            checkpoint_utils.load_checkpoint_to_cpu = read
+
+    EMA.step, checkpoint_utils.load_ema_from_checkpoint, Trainer.load_checkpoint = step, seed, resumed
+
+
 allow_configurations()
 keep_quiet_about_pinned_memory()
 look_before_a_run()
@@ -231,3 +321,5 @@ let_ddp_run_on_a_cpu()
 collect_memory_before_saving()
 find_ignored_splits()
 name_the_checkpoint_that_does_not_fit()
+keep_what_half_precision_rounds()
+average_every_weight_once()

@@ -1,15 +1,19 @@
 """A training that was killed goes on as if it never had been: losses, weights and memory, to the bit."""
 
+import copy
 import re
 import shutil
 import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, eval_lm, logged, perplexity, train
+from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, eval_lm, logged, perplexity, run_here, train
+from fairseq_cli import train as fairseq_train
+from in_process import start, training_configuration
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -200,3 +204,59 @@ def test_a_checkpoint_copied_alone_evaluates(halfway, documents, tmp_path):
     alone = shutil.copy(halfway, tmp_path / "elsewhere.pt")
     more = ["--tokens-per-sample", 16, "--batch-size", 4]
     assert perplexity(eval_lm(documents, alone, *more).stdout) == perplexity(eval_lm(documents, halfway, *more).stdout)
+
+
+def test_half_precision_resumes_to_the_same_weights(documents, tmp_path, caplog):
+    """The float32 weights that the optimizer changes, too; a checkpoint of an earlier version goes on without them."""
+
+    def train_here(save: Path, updates: int) -> dict:
+        flags = ["--tokens-per-sample", 16, "--batch-size", 4, "--num-workers", 0, "--bf16", "--optimizer", "ltm_adam"]
+        flags += ["--disable-validation", "--no-epoch-checkpoints", "--save-dir", save, "--max-update", updates]
+        code, text = run_here(fairseq_train.cli_main, documents, *TASK, *TINY, *flags)
+        assert code == 0, text
+        return checkpoint(save)
+
+    whole = train_here(tmp_path / "whole", 4)
+    half = train_here(tmp_path / "killed", 2)
+    resumed = train_here(tmp_path / "killed", 4)
+    for part in ("model", "last_optimizer_state"):
+        assert_equal(resumed[part], whole[part])
+    rounded = [weight.bfloat16().float() for weight in whole["last_optimizer_state"]["fp32_weights"]]
+    assert any(not weight.equal(exact) for weight, exact in zip(rounded, whole["last_optimizer_state"]["fp32_weights"]))
+    assert "no float32 weights" not in caplog.text
+
+    del half["last_optimizer_state"]["fp32_weights"]
+    torch.save(half, tmp_path / "killed" / "checkpoint_last.pt")
+    train_here(tmp_path / "killed", 3)
+    assert "the checkpoint has no float32 weights" in caplog.text
+
+
+@pytest.mark.parametrize("flags", [["--fp16"], ["--fp16", "--fp16-no-flatten-grads"], ["--memory-efficient-fp16"]])
+def test_fp16_keeps_its_weights_and_when_its_scale_was_changed(flags, documents, tmp_path, monkeypatch):
+    """What a GPU does, on the CPU: its optimizer before and after a checkpoint."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of the CPU as a device
+
+    def optimizer() -> Any:
+        streams = ["--tokens-per-sample", 16, "--batch-size", 4, "--fp16-scale-window", 3]
+        cfg = training_configuration(documents, tmp_path, *streams, *flags)
+        return start(cfg, check_precision=False)[0].optimizer
+
+    def update(optimizer: Any) -> None:
+        optimizer.zero_grad()
+        for number, parameter in enumerate(optimizer.params if "memory" in flags[0] else optimizer.fp16_params):
+            parameter.grad = torch.full_like(parameter, 1e-3 * (number + 1))
+        optimizer.clip_grad_norm(0.25)
+        optimizer.step()
+
+    one, other = optimizer(), optimizer()
+    for _ in range(2):
+        update(one)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    if "memory" in flags[0]:
+        for mine, theirs in zip(other.params, one.params):
+            mine.data.copy_(theirs)  # which are the model's, and no other
+    for _ in range(3):
+        update(one)
+        update(other)
+    assert_equal(other.state_dict(), one.state_dict())
+    assert one.state_dict()["loss_scale"] > 2**7  # it has been changed meanwhile

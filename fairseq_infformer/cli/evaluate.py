@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, utils
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from fairseq_infformer import distributed
@@ -66,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
         help="zero: read nothing from the long-term memory; swap: read the memory of another stream of the "
         "process, of which it needs two or more",
     )
+    parser.add_argument("--ema", action="store_true", help="score the weights that --store-ema has averaged")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
@@ -83,8 +85,11 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     if len(data_folders(args.data)) > 1:
         raise InputError(f"{args.data} is data joined by ':', which is not scored together; give one folder")
     exported = Path(args.path).is_dir()
-    saved = pretrained.read_config(Path(args.path)) if exported else trained.read(args.path)["cfg"]
-    reading = trained.task_settings(saved["task"], args.path)
+    if exported and args.ema:
+        raise InputError(f"{args.path} has one set of weights: leave --ema out, and give it to infformer-export")
+    saved = {} if exported else trained.read(args.path, args.ema)
+    settings = pretrained.read_config(Path(args.path)) if exported else saved["cfg"]
+    reading = trained.task_settings(settings["task"], args.path)
     cfg = StreamingLanguageModelingConfig(
         data=args.data,
         tokens_per_sample=args.tokens_per_sample or reading["tokens_per_sample"],
@@ -102,7 +107,8 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         check_dictionary(model.state_dict(), task.dictionary)
         model.decoder.check_length(cfg.tokens_per_sample)
         return model, task
-    models, _, _ = checkpoint_utils.load_model_ensemble_and_task([args.path], overrides, task)
+    state = saved | {"cfg": OmegaConf.create({"model": settings["model"] | overrides})}
+    models, _, _ = checkpoint_utils.load_model_ensemble_and_task([args.path], task=task, state=state)
     return models[0].eval(), task
 
 

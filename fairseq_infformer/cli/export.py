@@ -47,6 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", type=Path, metavar="DATA", help="directory made by prepare.sh, for its dictionary")
     parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint")
     parser.add_argument("--user-dir", metavar="DIR", help="plugin with densities of your own, as in training")
+    parser.add_argument("--ema", action="store_true", help="export the weights that --store-ema has averaged")
     parser.add_argument("--dest", required=True, type=Path, metavar="DIR", help="directory to make, new or empty")
     return parser.parse_args(argv)
 
@@ -62,7 +63,7 @@ def build(path: str, saved: dict[str, Any], dictionary: Dictionary) -> InfiniteF
     return model
 
 
-def export(data: Path, path: str, dest: Path) -> str:
+def export(data: Path, path: str, dest: Path, average: bool = False) -> str:
     """Write ``dest``; return a line on what it has. InputError, and nothing written, if anything is wrong."""
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise InputError(f"--dest {dest} is there already; give a directory that is new or empty")
@@ -71,7 +72,7 @@ def export(data: Path, path: str, dest: Path) -> str:
     dictionary = pretrained.read_dictionary(data)
     if (data / pretrained.SENTENCEPIECE).is_file():
         vocabulary.check_pieces(vocabulary.load_sentencepiece(data / pretrained.SENTENCEPIECE), dictionary)
-    saved = trained.read(path)
+    saved = trained.read(path, average)
     model = build(path, saved, dictionary)
     task = trained.task_settings(saved["cfg"]["task"], path)
     settings = dataclasses.asdict(model.decoder.cfg)
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     trained.import_plugin(args.user_dir)
     try:
-        print(export(args.data, args.path, args.dest))
+        print(export(args.data, args.path, args.dest, args.ema))
     except OSError as error:
         raise InputError(f"{error}; see that --dest can be written") from error
 

@@ -7,6 +7,7 @@ from typing import Any, Optional
 from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_infformer import checkpoints
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
@@ -21,8 +22,11 @@ def import_plugin(user_dir: Optional[str]) -> None:
     utils.import_user_module(Namespace(user_dir=user_dir))
 
 
-def read(path: str) -> dict[str, Any]:
-    """A checkpoint on the CPU, its ``cfg`` in plain values; InputError if there is none that was trained on streams."""
+def read(path: str, average: bool = False) -> dict[str, Any]:
+    """A checkpoint on the CPU, its ``cfg`` in plain values; InputError if there is none that was trained on streams.
+
+    With ``average`` its ``model`` has the weights as ``--store-ema`` has averaged them.
+    """
     if not Path(path).is_file():
         joined = "; several joined by ':' are not scored together" if len(utils.split_paths(path)) > 1 else ""
         raise InputError(f"there is no checkpoint {path}{joined}")
@@ -34,6 +38,8 @@ def read(path: str) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} has no settings or no model; take one that this plugin has written")
     if (task := cfg["task"].get("_name")) != TASK:
         raise InputError(f"{path} was trained with --task {task}, not on streams")
+    if average:
+        saved["model"] = checkpoints.averaged_weights(path, saved)
     return saved
 
 
