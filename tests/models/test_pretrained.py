@@ -17,7 +17,7 @@ from command_line import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
-from small_model import TYPES, build, dictionary, run
+from small_model import TYPES, build, dictionary, run, same_text
 from test_infinite_former_lm import VARIANTS
 
 from fairseq_infformer import __version__
@@ -305,6 +305,6 @@ def test_the_example_of_the_readme_runs(settings, data, monkeypatch, capsys):
     width = names["line"].shape[0]
     expected = run(model, tokens, width)
     read = torch.cat([model(tokens[:, :width], segment=0)[0], names["following"][0]], dim=1)
-    assert read.equal(expected)
+    same_text(read, expected)
     alone = model(names["line"][None], segment=0, lengths=np.array([width]), reset=np.array([True]))[0]
-    assert not names["following"][0].equal(alone)
+    assert not torch.allclose(names["following"][0], alone, atol=1e-3)

@@ -112,7 +112,8 @@ def test_rows_draw_alone_and_the_same_again():
     tokens = torch.tensor([512, 1024, 512])
     positions = sample_positions(histogram, 64, "sticky", tokens)
     assert torch.equal(positions, sample_positions(histogram, 64, "sticky", tokens))
-    assert torch.equal(positions[1:2], sample_positions(histogram[1:2], 64, "sticky", tokens[1:2]))
+    alone = sample_positions(histogram[1:2], 64, "sticky", tokens[1:2])
+    torch.testing.assert_close(positions[1:2], alone, rtol=0, atol=1e-13)  # sums of 128 numbers that add up to 1
     assert not torch.equal(positions, sample_positions(histogram, 64, "sticky", tokens, seed=1))
     assert not torch.equal(positions, sample_positions(histogram, 64, "sticky", tokens + 1))
 
