@@ -22,6 +22,9 @@ from .memory_slot import MemorySlot, next_slot
 
 logger = logging.getLogger(__name__)
 
+# What checkpoints of earlier versions lack, as the names of ``memory_state`` end.
+ADDED_TO_STATE = (".long_term.waiting.hidden", ".long_term.waiting.lengths")
+
 
 class InfiniteFormerDecoder(FairseqDecoder):
     """Embeds a segment, passes it through the layers, and keeps their memory for the next one.
@@ -186,13 +189,20 @@ class InfiniteFormerDecoder(FairseqDecoder):
 
     @torch.no_grad()
     def load_memory_state(self, memory: dict[str, Tensor]) -> None:
-        """Let training go on from what ``memory_state`` returned; InputError if another kind of model wrote it."""
-        x = self.final_norm.weight.new_zeros(1, 1, self.cfg.decoder_embed_dim)
-        one, new = torch.ones(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+        """Let training go on from what ``memory_state`` returned; InputError if another kind of model wrote it.
+
+        What long-term memories had not yet when an earlier version wrote it starts empty.
+        """
+        rows = next(iter(memory.values())).shape[0]
+        x = self.final_norm.weight.new_zeros(rows, 1, self.cfg.decoder_embed_dim)
+        one, new = torch.ones(rows, dtype=torch.int64), torch.ones(rows, dtype=torch.bool)
+        empty = tuple(layer.initial_state(x) for layer in self.layers)
         # A segment of one place shows how the states are built, whatever memory the layers have.
-        *_, like = self._through_layers(x, one, new, tuple(layer.initial_state(x) for layer in self.layers))
+        *_, like = self._through_layers(x, one, new, empty)
         places, structure = tree_flatten_with_path(like)
         known = {keystr(path) for path, value in places if value is not None}
+        names = {keystr(path): value for path, value in tree_flatten_with_path(empty)[0]}
+        memory = {name: value for name, value in names.items() if name.endswith(ADDED_TO_STATE)} | memory
         if known != set(memory):
             raise InputError(
                 f"checkpoint and model differ in what they remember ({', '.join(sorted(known ^ set(memory)))}): resume "

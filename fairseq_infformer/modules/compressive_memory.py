@@ -16,22 +16,26 @@ COMPRESSIONS = ("conv", "mean", "max")
 class CompressiveState(NamedTuple):
     """A compressive memory of B rows."""
 
-    slots: ShortTermMemory  # up to S compressed vectors a row, at the right end
+    slots: ShortTermMemory  # up to S compressed vectors a row
+    waiting: ShortTermMemory  # up to c - 1 vectors a row, not compressed yet, that came after those
     evicted: Tensor  # (B, L, C), what the last write compressed; L is 0 where nobody will ask
     evicted_lengths: Tensor  # (B,) int64, on the CPU: how many of the L count, from the left
 
     def detach(self) -> "CompressiveState":
-        return self._replace(slots=self.slots._replace(hidden=self.slots.hidden.detach()))
+        slots, waiting = (part._replace(hidden=part.hidden.detach()) for part in (self.slots, self.waiting))
+        return CompressiveState(slots, waiting, self.evicted.detach(), self.evicted_lengths)
 
     def reset(self, rows: Tensor) -> "CompressiveState":
         """The state with the rows of the mask ``rows`` (B,) empty."""
         rows = rows.to("cpu", torch.bool)
-        return CompressiveState(self.slots.reset(rows), self.evicted, self.evicted_lengths.masked_fill(rows, 0))
+        lengths = self.evicted_lengths.masked_fill(rows, 0)
+        return CompressiveState(self.slots.reset(rows), self.waiting.reset(rows), self.evicted, lengths)
 
     def reorder(self, order: Tensor) -> "CompressiveState":
         """The state whose row i is this one's row ``order[i]``."""
         evicted = self.evicted.index_select(0, order.to(self.evicted.device))
-        return CompressiveState(self.slots.reorder(order), evicted, self.evicted_lengths[order.cpu()])
+        lengths = self.evicted_lengths[order.cpu()]
+        return CompressiveState(self.slots.reorder(order), self.waiting.reorder(order), evicted, lengths)
 
 
 class Reconstruction(NamedTuple):
@@ -43,8 +47,9 @@ class Reconstruction(NamedTuple):
 class CompressiveMemory(LongTermMemory):
     """Vectors that leave the short-term memory, c of them as one, the last S of those (Rae et al. 2020, section 3).
 
-    Windows of c vectors, counted from the first that leaves in a segment, become one vector each. The last window of a
-    row may be shorter: ``mean`` and ``max`` pool what it has, ``conv`` sees zeros for the rest.
+    Windows of c vectors, counted from the first of a row, become one vector each. What does not fill a window waits for
+    the next write, so that it makes no difference how a text was cut into writes; until then attention sees the
+    waiting vectors as they are, after the compressed ones.
 
     The convolution is trained by the attention-reconstruction loss (section 3.2) alone: attention over the compressed
     vectors shall give what attention over the evicted ones gave; no other parameter learns from it. It starts as the
@@ -71,34 +76,39 @@ class CompressiveMemory(LongTermMemory):
 
     def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> CompressiveState:
         like = torch.empty(0, device=device)
-        slots = ShortTermMemory.empty(batch_size, self.num_slots, self.embed_dim, like)
-        return CompressiveState(slots, like.new_zeros(batch_size, 0, self.embed_dim), torch.zeros_like(slots.lengths))
+        slots, waiting = (
+            ShortTermMemory.empty(batch_size, width, self.embed_dim, like) for width in (self.num_slots, self.rate - 1)
+        )
+        evicted = like.new_zeros(batch_size, 0, self.embed_dim)
+        return CompressiveState(slots, waiting, evicted, torch.zeros_like(slots.lengths))
 
     def write(self, state, x, lengths=None, reset=None, aux=None, queries=None) -> CompressiveState:
         if reset is not None:
             state = state.reset(reset)
         if lengths is None:
             lengths = torch.full_like(state.slots.lengths, x.shape[1])
-        slots, used = state.slots, -(-lengths // self.rate)
-        appended = slots._replace(hidden=slots.hidden.to(x.dtype)).append(self.compress(x, lengths), used)
+        slots, waiting = (part._replace(hidden=part.hidden.to(x.dtype)) for part in (state.slots, state.waiting))
+        # Pads are zeroed, since places that hold nothing weigh nothing, and 0 · inf is not 0.
+        pads = torch.arange(x.shape[1]) >= lengths[:, None]
+        joined = waiting.append(x.masked_fill(pads.to(x.device)[:, :, None], 0), lengths)
+        width, windows = joined.hidden.shape[1], joined.lengths // self.rate
+        evicted = joined.from_left()[:, : width // self.rate * self.rate]
+        appended = slots.append(self.compress(evicted), windows)
         kept = ShortTermMemory(appended.hidden[:, -self.num_slots :], appended.lengths.clamp_max(self.num_slots))
-        evicted = x if self.conv is not None and self.training else x[:, :0]
-        return CompressiveState(kept, evicted, lengths)
+        rest = ShortTermMemory(joined.hidden[:, width - self.rate + 1 :], joined.lengths % self.rate)
+        if self.conv is None or not self.training:
+            evicted = evicted[:, :0]
+        return CompressiveState(kept, rest, evicted, windows * self.rate)
 
-    def compress(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """⌈L / c⌉ vectors for the first ``lengths`` (B,) of L vectors (B, L, C); of those, ⌈lengths / c⌉ count."""
-        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.rate))
-        held = (torch.arange(x.shape[1]) < lengths[:, None]).to(x.device)[:, :, None]
-        windows, held = (y.unflatten(1, (-1, self.rate)) for y in (x, held))
-        if self.compression == "max":
-            return windows.masked_fill(~held, -torch.inf).amax(2).masked_fill(~held.any(2), 0)
-        windows = windows.masked_fill(~held, 0)
+    def compress(self, x: Tensor) -> Tensor:
+        """One vector (B, W, C) for each of the W windows of ``x`` (B, W · c, C)."""
+        windows = x.unflatten(1, (x.shape[1] // self.rate, self.rate))
         if self.conv is not None:
             return self.conv(windows.flatten(2))
-        return windows.sum(2) / held.sum(2).clamp_min(1)
+        return windows.amax(2) if self.compression == "max" else windows.mean(2)
 
     def slots(self, state: CompressiveState) -> ShortTermMemory:
-        return state.slots
+        return state.slots.append(state.waiting.from_left(), state.waiting.lengths)
 
     def read(
         self, query: Tensor, state: CompressiveState, attention: Attention
@@ -110,8 +120,8 @@ class CompressiveMemory(LongTermMemory):
             return None, Reconstruction(0 * self.conv.weight.sum() * query.new_ones(query.shape[:2]))
         with torch.no_grad():
             wanted = _attend(query, state.evicted, state.evicted_lengths, attention)
-        compressed = self.compress(state.evicted.detach(), state.evicted_lengths)
-        found = _attend(query.detach(), compressed, -(-state.evicted_lengths // self.rate), attention)
+        compressed = self.compress(state.evicted.detach())
+        found = _attend(query.detach(), compressed, state.evicted_lengths // self.rate, attention)
         exact = torch.promote_types(found.dtype, torch.float32)
         return None, Reconstruction((found - wanted).to(exact).square().mean((1, 3)))
 

@@ -406,21 +406,25 @@ def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: A
 # ---- Compressive memory
 
 
-def compress(x: Tensor, memory: CompressiveMemory) -> Tensor:
-    """Window by window, the vectors (⌈L / c⌉, C) that stand for ``x`` (L, C) (Rae et al. 2020, section 3)."""
+def compress(x: Tensor, memory: CompressiveMemory) -> tuple[Tensor, Tensor]:
+    """One row's text ``x`` (L, C), compressed window by window (Rae et al. 2020, section 3).
+
+    Returns:
+        the vectors (⌊L / c⌋, C) that stand for its windows, and what fills none and waits (L mod c, C).
+    """
     kept = []
-    for start in range(0, len(x), memory.rate):
-        window = x[start : start + memory.rate]
+    while len(x) >= memory.rate:
+        window, x = x[: memory.rate], x[memory.rate :]
         if memory.compression == "conv":
             parts = memory.conv.weight.split(memory.embed_dim, dim=1)
             kept.append(sum(part @ vector for part, vector in zip(parts, window)))
         else:
             kept.append(window.mean(0) if memory.compression == "mean" else window.max(0).values)
-    return torch.stack(kept)
+    return torch.stack(kept) if kept else x[:0], x
 
 
 def reconstruction_error(query: Tensor, evicted: Tensor, memory: CompressiveMemory, attention: Attention) -> Tensor:
-    """What compression changes for each query (T, C) that attends to ``evicted`` (L, C): (T,) (same, section 3.2).
+    """What compression changes for each query (T, C) that attends to whole windows (L, C): (T,) (same, section 3.2).
 
     The mean over heads and components of the squared difference; positions play no part.
     """
@@ -434,7 +438,7 @@ def reconstruction_error(query: Tensor, evicted: Tensor, memory: CompressiveMemo
             by_head.append(weights @ (hidden @ value_weight[part].T))
         return torch.cat(by_head)
 
-    compressed = compress(evicted.detach(), memory)
+    compressed, _ = compress(evicted.detach(), memory)
     pairs = ((attend(vector, compressed), attend(vector, evicted).detach()) for vector in query.detach())
     return torch.stack([(found - wanted).square().mean() for found, wanted in pairs])
 

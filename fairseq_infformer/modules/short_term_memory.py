@@ -28,6 +28,10 @@ class ShortTermMemory(NamedTuple):
         hidden = torch.cat([self.hidden, x], dim=1)
         return ShortTermMemory(_shift_right(hidden, x.shape[1] - lengths), self.lengths + lengths)
 
+    def from_left(self) -> Tensor:
+        """The vectors (B, W, C) of each row from the left end on; what stands to the right of them does not count."""
+        return _shift_right(self.hidden, self.lengths - self.hidden.shape[1])
+
     def followed_by(self, later: "ShortTermMemory") -> "ShortTermMemory":
         """Both as one; rows of ``later`` that are not full must be empty here."""
         return ShortTermMemory(torch.cat([self.hidden, later.hidden], dim=1), self.lengths + later.lengths)
