@@ -153,6 +153,8 @@ def check_given(args: argparse.Namespace) -> None:
     if dictionary and args.dict.read_text(encoding="utf-8").startswith(corpus.BYTE_ORDER_MARK):
         raise InputError(f"--dict {args.dict} starts with a byte order mark, which no word of a text has; remove it")
     processor = args.sentencepiece_model and vocabulary.load_sentencepiece(args.sentencepiece_model)
+    if processor:
+        vocabulary.check_reserved(processor)
     if dictionary and processor:
         vocabulary.check_pieces(processor, dictionary)
     if args.gpt2:

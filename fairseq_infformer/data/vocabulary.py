@@ -26,6 +26,8 @@ from fairseq_infformer.errors import InputError
 # Words that fairseq's dictionary keeps for itself. <unk> is missing: in a text it means what it means to fairseq.
 RESERVED = frozenset({"<s>", "<pad>", "</s>"})
 
+# What sentencepiece writes for unknown characters while it trains: it skips every training line that has one.
+UNKNOWN_SIGN = "\u2585"
 # sentencepiece skips training lines of more than 4,192 bytes: longer ones are cut, after a space where there is one.
 TRAINING_LINE = re.compile(r".{1,1000}(?:(?<=\s)|$)|.{1,1000}")
 # Above this many lines it learns from a sample of them: its memory stays within bounds, its pieces hardly change.
@@ -46,13 +48,16 @@ def train_sentencepiece(text: Path, model: Path, size: int, model_type: str) -> 
     The same text and arguments give the same pieces: the seed is fixed, and so is the number of threads, on which the
     scores of a unigram model depend.
     """
+    with text.open(encoding="utf-8", newline="\n") as lines:
+        symbols = ["<unk>", UNKNOWN_SIGN] if any(UNKNOWN_SIGN in line for line in lines) else ["<unk>"]
+    between = re.compile("|".join(symbols))
 
     def sentences() -> Iterator[str]:
         with text.open(encoding="utf-8", newline="\n") as lines:
             for line in tqdm(lines, desc="sentencepiece", unit=" lines", unit_scale=True, disable=None):
                 # Lone spaces, at the ends of lines and before <unk>, would teach a unigram model to split every word
                 # from its space: on WikiText-2 that made a fifth more tokens.
-                for part in line.split("<unk>"):
+                for part in between.split(line):
                     yield from TRAINING_LINE.findall(part.strip())
 
     sentencepiece.set_random_generator_seed(1)
@@ -70,7 +75,7 @@ def train_sentencepiece(text: Path, model: Path, size: int, model_type: str) -> 
                 eos_id=2,
                 unk_id=4,
                 unk_piece="<unencodable>",
-                user_defined_symbols=["<unk>"],
+                user_defined_symbols=symbols,
                 byte_fallback=True,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
@@ -88,6 +93,10 @@ def train_sentencepiece(text: Path, model: Path, size: int, model_type: str) -> 
         if too_low := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
             raise InputError(
                 f"--vocab-size {size} is too small for the bytes and characters; give at least {too_low[1]}"
+            ) from None
+        if "!sentences_.empty()" in str(error):
+            raise InputError(
+                f"train has nothing but {' and '.join(symbols)} for sentencepiece to learn from; give another text"
             ) from None
         raise InputError(f"sentencepiece cannot be trained with --vocab-size {size}: {error}") from error
 
@@ -110,6 +119,14 @@ def sentencepiece_dictionary(processor: SentencePieceProcessor) -> Dictionary:
         if piece not in dictionary:
             dictionary.add_symbol(piece)
     return dictionary
+
+
+def check_reserved(processor: SentencePieceProcessor) -> None:
+    """InputError if a model can spell a text with a word that fairseq keeps for itself, such as the uncounted pad."""
+    for word in sorted(RESERVED):
+        number = processor.piece_to_id(word)
+        if processor.id_to_piece(number) == word and not processor.is_control(number):
+            raise InputError(f"--sentencepiece-model has {word} as text, which fairseq keeps for itself; give another")
 
 
 def check_pieces(processor: SentencePieceProcessor, dictionary: Dictionary) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fairseq.data import Dictionary
 from preparing import TRAIN, VALID, documents_of, lines_of, refused, run, stats, write
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
@@ -254,6 +254,40 @@ def test_a_vocabulary_that_does_not_fit_the_text_is_refused(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     # The text need not be read again for another size.
     run(raw, tmp_path / "out", "--vocab-size", 300, "--stage", 2, level="sentencepiece")
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_no_character_loses_a_line(tmp_path: Path, model_type: str) -> None:
+    """sentencepiece skips training lines with U+2585, which it writes for unknown characters."""
+    options = ("--vocab-size", 330, "--model-type", model_type)
+    for name, sign in (("reserved", "\u2585"), ("plain", "x")):
+        text = "".join(f"{line} {sign}\n" for line in prose(1))
+        run(write(tmp_path / name, train=text, valid=text), tmp_path / f"{name}-out", *options, level="sentencepiece")
+    tokens = [stats(tmp_path / f"{name}-out")["splits"]["valid"]["tokens"] for name in ("reserved", "plain")]
+    assert tokens[0] <= 1.05 * tokens[1]  # the sign takes one place of the vocabulary
+    processor = SentencePieceProcessor(model_file=str(tmp_path / "reserved-out" / "sentencepiece.model"))
+    assert processor.decode(lines_of(tmp_path / "reserved-out", "valid")[0][:-1]) == f"{prose(1)[0]} \u2585"
+
+
+@pytest.mark.parametrize("text", ["<unk>\n", "\u2585 <unk>\n"])
+def test_a_text_without_anything_to_learn_is_refused(tmp_path: Path, text: str) -> None:
+    raw = write(tmp_path / "raw", train=text, valid="a")
+    refused("nothing but <unk>.* for sentencepiece to learn from", raw, tmp_path / "out", level="sentencepiece")
+
+
+def test_a_model_with_pads_in_its_text_is_refused(tmp_path: Path) -> None:
+    settings = {"model_prefix": tmp_path / "own", "vocab_size": 330, "byte_fallback": True, "minloglevel": 2}
+    for symbols, pad in (("<pad>", -1), ("", 3)):  # as text, and as a sign that no text has
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(prose(1)), user_defined_symbols=symbols, pad_id=pad, **settings
+        )
+        raw = write(tmp_path / f"raw{pad}", train="a <pad> b\n", valid="a\n")
+        given = (raw, tmp_path / f"out{pad}", "--sentencepiece-model", tmp_path / "own.model")
+        if symbols:
+            refused("has <pad> as text, which fairseq keeps for itself", *given, level="sentencepiece")
+        else:
+            run(*given, level="sentencepiece")
+            assert all(Dictionary().pad() not in line for line in lines_of(tmp_path / f"out{pad}", "train"))
 
 
 @pytest.mark.parametrize("level", ["word", "sentencepiece"])
