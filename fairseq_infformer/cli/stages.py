@@ -17,18 +17,19 @@ MADE_FROM = "made_from.json"
 class Workplace:
     """The folder ``DEST.partial`` beside DEST, in which its stages are made; one process at a time.
 
-    A process that is killed leaves it behind; the next one takes it over.
+    A process that is killed leaves it behind; the next one takes it over. An earlier DEST is in it for as long as it
+    takes to move a new one into its place.
     """
 
     def __init__(self, dest: Path, stages: tuple[str, ...]) -> None:
         self.dest, self.stages = dest, stages
         self.folder = dest.with_name(dest.name + ".partial")
-        self._rubbish = self.folder / "rubbish"
+        self._rubbish, self._earlier = self.folder / "rubbish", self.folder / "earlier"
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the folder; it goes if nothing is left in it."""
-        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), self._rubbish.name}
+        own = {*self.stages, *(f"{stage}.tmp" for stage in self.stages), self._rubbish.name, self._earlier.name}
         found = list(self.folder.iterdir()) if self.folder.exists() else []
         if link := next((path for path in (self.folder, *found) if path.is_symlink()), None):
             raise InputError(f"{link} is a link, so that work in it would write elsewhere; remove it")
@@ -42,12 +43,29 @@ class Workplace:
             except BlockingIOError:
                 raise InputError(f"{self.dest} is being made by another process; wait for it") from None
             try:
+                self._check_dest()
                 yield
             finally:
                 if self.folder.exists() and not any(self.folder.iterdir()):
                     self.folder.rmdir()
         finally:
             os.close(handle)
+
+    def _check_dest(self) -> None:
+        """InputError, before there is work to lose, if DEST could not be replaced, as a mount point cannot."""
+        if not self.dest.exists():
+            if self._earlier.exists():  # a process was killed here, or when it published
+                self._earlier.rename(self.dest)
+            return
+        self._remove(self._earlier)
+        try:
+            self.dest.rename(self._earlier)
+        except OSError as error:
+            raise InputError(
+                f"--dest {self.dest} cannot be replaced ({error.strerror}), as where a disk is mounted; give a folder "
+                f"in it, such as {self.dest / 'data'}"
+            ) from error
+        self._earlier.rename(self.dest)
 
     @contextmanager
     def stage(self, name: str, made_from: dict[str, Any]) -> Iterator[Path]:
@@ -87,20 +105,17 @@ class Workplace:
         last = self.folder / self.stages[-1]
         (last / MADE_FROM).unlink(missing_ok=True)
         if self.dest.exists():
-            self._throw_away(self.dest)
+            self._remove(self._earlier)
+            self.dest.rename(self._earlier)
         last.rename(self.dest)
         self.clear()
 
     def _remove(self, path: Path) -> None:
         # Renamed first: a folder that is half removed must not pass for a finished stage.
-        if path.exists():
-            self._throw_away(path)
         shutil.rmtree(self._rubbish, ignore_errors=True)
-
-    def _throw_away(self, path: Path) -> None:
-        if path != self._rubbish:
-            shutil.rmtree(self._rubbish, ignore_errors=True)
+        if path.exists():
             path.rename(self._rubbish)
+            shutil.rmtree(self._rubbish, ignore_errors=True)
 
 
 def make_once(dest: Path, made_from: dict[str, Any], notes: str, make: Callable[[Path], None]) -> None:

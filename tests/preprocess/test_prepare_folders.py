@@ -1,5 +1,6 @@
 """What prepare.sh reads and what it leaves: found splits, refusals in one line, all or nothing."""
 
+import errno
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from forking import ended, fork
 from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
-from fairseq_infformer.cli.stages import Workplace
+from fairseq_infformer.cli.stages import Workplace, make_once
 from fairseq_infformer.data.corpus import find_splits
 from fairseq_infformer.errors import InputError
 
@@ -103,6 +104,40 @@ def test_a_finished_folder_is_used_again_or_refused(tmp_path: Path, capsys: pyte
     (out / "checkpoint.pt").unlink()
     run(raw, out, "--overwrite")
     assert stats(out)["splits"]["valid"]["words"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+@pytest.mark.parametrize("reason", [errno.EBUSY, errno.EXDEV], ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(
+    reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount point is busy; a folder of a container's image is, to rename, on another device."""
+    raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
+    out.mkdir()
+    rename = Path.rename
+
+    def refuses(self: Path, target: Path) -> Path:
+        if out in (self, target):
+            raise OSError(reason, os.strerror(reason), str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    monkeypatch.setattr(prepare, "write_text", None)
+    message = f"{out} cannot be replaced .{os.strerror(reason)}.*; give a folder in it, such as {out / 'data'}"
+    refused(message, raw, out)
+    with pytest.raises(InputError, match=message):
+        make_once(out, {}, "notes.json", lambda made: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"] and not list(out.iterdir())
+
+
+def test_an_earlier_folder_comes_back_if_a_run_is_killed_when_it_moves_it(tmp_path: Path) -> None:
+    raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
+    run(raw, out)
+    before, place = files(out), Workplace(out, prepare.STAGES)
+    place.folder.mkdir()
+    out.rename(place.folder / "earlier")
+    refused(r"stage 1 .text. of .* has not been done", raw, out, "--stage", 2)
+    assert files(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
