@@ -1,0 +1,75 @@
+"""Checkpoints of an earlier version (see old_checkpoints/README.md) resume, are scored and are exported."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import TASK, logged, run_here
+from fairseq_cli import train
+from small_model import build
+
+from fairseq_infformer.cli import evaluate, export
+from fairseq_infformer.errors import InputError
+
+OLD = Path(__file__).with_name("old_checkpoints")
+DATA = OLD / "data"
+# What that version printed: the losses of updates 6 to 8, and the test split's nats.
+LOSSES = {"continuous": [3.651, 2.985, 3.823], "compressive": [3.572, 3.04, 3.874]}
+NATS = {"continuous": 189.02118301391602, "compressive": 193.09181022644043}
+FLAGS = [
+    *(*TASK, "--arch", "infinite_former_lm_tiny", "--decoder-layers", 1, "--decoder-embed-dim", 8),
+    *("--decoder-ffn-embed-dim", 8, "--decoder-attention-heads", 2, "--stm-length", 4, "--ltm-basis", 8),
+    *("--ltm-samples", 16, "--ltm-widths", "0.1,0.2", "--compressive-length", 4),
+    *("--criterion", "ltm_cross_entropy", "--optimizer", "adam", "--lr", 1e-2, "--clip-norm", 0.25),
+    *("--tokens-per-sample", 8, "--batch-size", 2, "--max-update", 8, "--no-epoch-checkpoints"),
+    *("--disable-validation", "--log-format", "simple", "--log-interval", 1, "--cpu"),
+]
+
+
+@pytest.mark.parametrize("memory", LOSSES)
+def test_an_old_checkpoint_resumes_within_its_epoch(memory, tmp_path, caplog):
+    """No write of these segments of 8 leaves anything waiting, so a compressive memory goes on as it would have."""
+    shutil.copy(OLD / f"{memory}.pt", tmp_path / "checkpoint_last.pt")
+    with caplog.at_level(logging.INFO):
+        command = [DATA, *FLAGS, "--long-term-memory", memory, "--save-dir", tmp_path]
+        code, error = run_here(train.cli_main, *command)
+    assert code == 0, error
+    log = "\n".join(f"| {record.name} | {record.message}" for record in caplog.records)
+    assert logged(log, "train_inner", "num_updates") == [6, 7, 8]
+    # Three places are printed; three updates of float32 weights differ by far less from processor to processor.
+    assert logged(log, "train_inner", "loss") == pytest.approx(LOSSES[memory], abs=0.0011)
+    assert "starts empty" not in log  # which a memory that was not found in the checkpoint does
+
+
+@pytest.mark.parametrize("memory", NATS)
+def test_an_old_checkpoint_is_scored_and_exported(memory, tmp_path, capsys):
+    checkpoint, exported = OLD / f"{memory}.pt", tmp_path / "exported"
+    export.main([str(DATA), "--path", str(checkpoint), "--dest", str(exported)])
+    for path in (checkpoint, exported):
+        capsys.readouterr()
+        assert run_here(evaluate.main, DATA, "--path", path, "--batch-size", 1, "--json", "--cpu")[0] == 0
+        # A sum over 62 tokens, each by sums of at most 16 products in float32, which rounds by 6e-8.
+        assert json.loads(capsys.readouterr().out)["nll"] == pytest.approx(NATS[memory], rel=1e-5)
+
+
+def test_what_an_old_compressive_memory_lacks_starts_empty():
+    memory = torch.load(OLD / "compressive.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
+    settings = {"decoder_embed_dim": 8, "decoder_layers": 1, "stm_length": 4, "long_term_memory": "compressive"}
+    decoder = build(**settings, compressive_length=4, compressive_rate=4).train().decoder
+    decoder.load_memory_state(memory)
+    restored = decoder.memory_state()
+    assert restored.keys() - memory.keys() == {f"[0].long_term.waiting.{part}" for part in ("hidden", "lengths")}
+    assert restored["[0].long_term.waiting.hidden"].shape == (2, 3, 8)
+    assert restored["[0].long_term.waiting.lengths"].tolist() == [0, 0]
+    assert all(torch.equal(restored[name], value) for name, value in memory.items())
+
+
+@pytest.mark.parametrize(("memory", "other"), [("continuous", "compressive"), ("compressive", "continuous")])
+def test_an_old_checkpoint_of_another_memory_is_refused(memory, other):
+    saved = torch.load(OLD / f"{memory}.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
+    model = build(decoder_embed_dim=8, decoder_layers=1, stm_length=4, long_term_memory=other)
+    with pytest.raises(InputError, match="checkpoint and model differ in what they remember"):
+        model.decoder.load_memory_state(saved)
