@@ -162,7 +162,7 @@ def main() -> None:
         rng = np.random.default_rng(args.seed)
         for split in SPLITS:
             write_split(made, split, rng, text_filler(texts[split]) if texts else drawn_filler, args)
-        (made / NOTES).write_text(json.dumps({"made_from": made_from}, indent=2) + "\n")
+        (made / NOTES).write_text(json.dumps({"made_from": made_from}, indent=2, allow_nan=False) + "\n")
 
     make_once(args.dest.resolve(), made_from, NOTES, write_all)
 

@@ -7,6 +7,7 @@ results.json has each run and its training curve.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import runs
@@ -37,7 +38,8 @@ def table(results: Record) -> str:
         row = [memory, f"{seeds[0]['parameters']:,}", str(len(seeds)), f"{seeds[0]['updates']:,}", runs.duration(seeds)]
         row += [" + ".join(f"{seeds[0][split]['tokens']:,}" for split in splits)]
         row += [_perplexity([run[name] for run in seeds], unit) for name, unit in columns]
-        rows.append((-runs.mean([run[last]["perplexity_per_word"] for run in seeds]), row))
+        scores = [run[last]["perplexity_per_word"] for run in seeds]
+        rows.append((-math.inf if None in scores else -runs.mean(scores), row))
     header = ["memory", "parameters", "seeds", "updates", "training", "tokens scored"]
     header += [ABLATIONS.get(name, name) + ("" if words else f", per {unit}") for name, unit in columns]
     unit = " per word" if words else ""
@@ -48,7 +50,10 @@ def table(results: Record) -> str:
 
 
 def _perplexity(scores: list[Record | None], unit: str) -> str:
-    return runs.spread([score[f"perplexity_per_{unit}"] for score in scores], 2) if all(scores) else ""
+    if not all(scores):
+        return ""
+    values = [score[f"perplexity_per_{unit}"] for score in scores]
+    return "∞" if None in values else runs.spread(values, 2)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def curves(results: Record, axes: Any) -> None:
         points = min(len(run["curve"]["update"]) for run in seeds)
         window = min(AVERAGED, points)
         kernel = np.ones(window) / window
-        smooth = [np.convolve(run["curve"][name][:points], kernel, "valid") for run in seeds]
+        smooth = [np.convolve(np.array(run["curve"][name][:points], dtype=float), kernel, "valid") for run in seeds]
         smooth = smooth if name == "accuracy" else [2**values for values in smooth]
         updates = np.array(seeds[0]["curve"]["update"])[window - 1 : points]
         line, deviation = mean_and_deviation(smooth)

@@ -5,6 +5,7 @@ commit and the hardware. As a module it reads such folders into records, which a
 """
 
 import json
+import math
 import os
 import re
 import shlex
@@ -91,7 +92,7 @@ def note_launch(folder: Path, command: Sequence[str]) -> None:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with (folder / LAUNCHES).open("a", encoding="utf-8") as out:
-        out.write(json.dumps(launch) + "\n")
+        out.write(strict_json(launch) + "\n")
 
 
 def here(threads: int) -> Record:
@@ -173,11 +174,24 @@ def told(command: str, found: Sequence[Record]) -> str:
     return own + dashes + further
 
 
+def strict_json(value: Any, indent: Optional[int] = None) -> str:
+    """JSON that every reader takes: null for what is not finite, such as the loss of a training that diverged."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(part) for name, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [finite(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
 def write(file: Path, results: Record) -> None:
     """Write results with one line for each run, at once."""
     settings = {name: value for name, value in results.items() if name != "runs"}
-    lines = ",\n".join("    " + json.dumps(run, ensure_ascii=False) for run in results["runs"])
-    text = json.dumps(settings, indent=2, ensure_ascii=False)[:-2] + f',\n  "runs": [\n{lines}\n  ]\n}}\n'
+    lines = ",\n".join("    " + strict_json(run) for run in results["runs"])
+    text = strict_json(settings, indent=2)[:-2] + f',\n  "runs": [\n{lines}\n  ]\n}}\n'
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.rename(file)

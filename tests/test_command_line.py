@@ -2,10 +2,11 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
-from command_line import BIN, TASK, TINY, eval_lm, infformer_eval, logged, perplexity, run, scored, train
+from command_line import BIN, TASK, TINY, eval_lm, infformer_eval, logged, perplexity, run, run_here, scored, train
 
 from fairseq_infformer.cli import evaluate
 
@@ -85,6 +86,22 @@ def test_a_perplexity_that_no_float_holds_is_infinite():
     assert found["perplexity_per_word"] == math.inf
     assert found["perplexity_per_token"] == pytest.approx(math.exp(3))
     assert found["bits_per_byte"] == pytest.approx(1 / math.log(2))
+
+
+def test_infformer_eval_prints_json_that_every_reader_takes(documents, trained, tmp_path, capsys):
+    """A perplexity that is infinite is null."""
+    data = shutil.copytree(documents, tmp_path / "data")
+    stats = json.loads((data / "stats.json").read_text())
+    stats["splits"]["test"]["words"] = 1
+    (data / "stats.json").write_text(json.dumps(stats))
+    code, text = run_here(evaluate.main, data, "--path", trained[0], "--cpu", "--json", "--tokens-per-sample", 200)
+    assert code == 0, text
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found["perplexity_per_word"] is None and found["perplexity_per_token"] < 64
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--ema", action="store_true", help="score the weights that --store-ema has averaged")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON; null: infinite or unknown")
     args = parser.parse_args()
     for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
         if (value := getattr(args, name)) is not None and value < least:
@@ -212,7 +212,9 @@ def main() -> None:
     if launch.rank:
         return
     if args.json:
-        print(json.dumps(found, indent=2))
+        # JSON has no number for what is not finite.
+        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in found.items()}
+        print(json.dumps(finite, indent=2, allow_nan=False))
         return
     for name, label in RESULTS.items():
         if name not in found:

@@ -170,7 +170,7 @@ def write_text(made: Path, splits: dict[str, list[Path]], args: argparse.Namespa
             reserved = vocabulary.RESERVED if args.level == "word" else frozenset()
             counts[split], starts = corpus.clean(files, made / f"{split}.txt", args.documents, reserved, bar.update)
         np.save(made / f"{split}.starts.npy", starts)
-    (made / "counts.json").write_text(json.dumps(counts))
+    (made / "counts.json").write_text(json.dumps(counts, allow_nan=False))
 
 
 def write_vocabulary(made: Path, text: Path, args: argparse.Namespace) -> None:
@@ -228,7 +228,8 @@ def write_data(made: Path, text: Path, vocab: Path, made_from: dict[str, Any], a
         "splits": splits,
         "made_from": made_from,
     }
-    (made / "stats.json").write_text(json.dumps(stats, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    noted = json.dumps(stats, indent=2, ensure_ascii=False, allow_nan=False)
+    (made / "stats.json").write_text(noted + "\n", encoding="utf-8")
 
 
 def run(args: argparse.Namespace) -> None:

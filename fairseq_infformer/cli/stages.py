@@ -78,7 +78,7 @@ class Workplace:
         except BaseException:
             self._remove(begun)
             raise
-        (begun / MADE_FROM).write_text(json.dumps(made_from, ensure_ascii=False))
+        (begun / MADE_FROM).write_text(json.dumps(made_from, ensure_ascii=False, allow_nan=False))
         self._remove(done)
         begun.rename(done)
 

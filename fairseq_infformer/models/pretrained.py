@@ -42,7 +42,7 @@ def write(folder: Path, config: dict[str, Any], model: nn.Module, state_dict: di
     save_file({name: state_dict[name].contiguous() for name in sorted(names)}, folder / WEIGHTS)
     files = [folder / name for name in (WEIGHTS, DICTIONARY, *SPELLINGS)]
     digests = {file.name: _sha256(file) for file in files if file.exists()}
-    text = json.dumps({"format": FORMAT} | config | {"sha256": digests}, indent=2, ensure_ascii=False)
+    text = json.dumps({"format": FORMAT} | config | {"sha256": digests}, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets its owner alone read a file
 

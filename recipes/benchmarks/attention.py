@@ -6,7 +6,6 @@ one run adds, on a GPU to its tensors, on a CPU to the resident memory of a fres
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import sys
@@ -20,7 +19,9 @@ from torch.nn import functional as F
 from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import runs
 from measure import peak_on_gpu, resident, wait
 
 from fairseq_infformer.modules.attention import Attention
@@ -141,7 +142,9 @@ def main() -> None:
     settings = {key: value if isinstance(value, (int, float)) else str(value) for key, value in vars(args).items()}
     del settings["out"]
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "attention.json").write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+    (args.out / "attention.json").write_text(
+        runs.strict_json({"settings": settings, "results": results}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ row 6  an operator that is not in the cache, against 100 ms, which a write may w
 
 import argparse
 import importlib.util
-import json
 import logging
 import os
 import subprocess
@@ -86,7 +85,7 @@ def main() -> None:
     print(f"\n{table(report)}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "memory.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (args.out / "memory.json").write_text(runs.strict_json(report, indent=1) + "\n", encoding="utf-8")
         plot(report, args.out / "memory.png")
 
 

@@ -6,7 +6,6 @@ a table, and writes retention.json and retention.png (matplotlib: pip install '.
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -86,7 +85,7 @@ def main() -> None:
     results["r_squared_by_age"] = found
     print(table(results))
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "retention.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (args.out / "retention.json").write_text(runs.strict_json(results, indent=2) + "\n", encoding="utf-8")
     plot(results, args.out / "retention.png")
     print(f"wrote {args.out / 'retention.json'} and {args.out / 'retention.png'}")
 

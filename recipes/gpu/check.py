@@ -170,7 +170,7 @@ def rows_of(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
 
 def keep(record: runs.Record, dest: Path) -> None:
     partial = dest.with_name(dest.name + ".partial")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.write_text(runs.strict_json(record, indent=1) + "\n", encoding="utf-8")
     partial.rename(dest)
 
 

@@ -227,7 +227,7 @@ def test_a_slurm_job_of_no_recipe_is_refused(monkeypatch):
     assert done.returncode == 2 and "the first argument must be a folder of recipes/" in done.stdout
 
 
-def made_up(folder: Path, parameters: str, **perplexities: float) -> None:
+def made_up(folder: Path, parameters: str, **perplexities: float | None) -> None:
     """A scored run; of each of its splits, the perplexity per word."""
     folder.mkdir(parents=True)
     runs.note_launch(folder, ["fairseq-train"])
@@ -251,6 +251,15 @@ def test_the_summary_is_over_seeds_the_best_memory_last(tmp_path):
         ["continuous", "1,001", "2", "10", "1.0 min", "1,000 + 1,000", *continuous],
     ]
     assert "sticky" not in "".join(lines)
+
+
+def test_the_summary_takes_a_perplexity_that_no_float_holds(tmp_path):
+    """infformer-eval gives null for it, as JSON has no infinity."""
+    made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
+    made_up(tmp_path / "continuous-seed1", "1,001", valid=90, test=None, test_zero=None, test_swap=130)
+    first, second = language_models.table(language_models.collect(tmp_path, "run.sh")).splitlines()[2:4]
+    assert [cell.strip() for cell in first.split("|")[7:-1]] == ["90.00", "∞", "∞", "130.00"]
+    assert second.startswith("| none ")
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):

@@ -108,6 +108,17 @@ def test_the_hardware_is_that_of_the_processes(tmp_path, monkeypatch):
     assert several.endswith(", 1 thread a process, 2 processes")
 
 
+def test_write_leaves_json_that_every_reader_takes(tmp_path):
+    """As of a training that diverged."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    runs.write(tmp_path / "results.json", {"kind": "x", "runs": [{"curve": [1.5, float("nan")], "ppl": float("inf")}]})
+    found = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert found == {"kind": "x", "runs": [{"curve": [1.5, None], "ppl": None}]}
+
+
 def test_what_is_not_whole_is_passed_over(tmp_path):
     head = "| num. shared model params: 1,234 (num. trained: 1,234)\n"
     for name in ("none-seed1", "none-seed1.old"):
