@@ -51,7 +51,8 @@ Documents start, with --documents
 and without it a split is one document.
 
 DEST appears when all is done; work goes on in DEST.partial, which an interrupted run leaves behind and the next one
-takes over. The same call on a finished DEST changes nothing. Stages: 1 text, 2 vocabulary, 3 data.
+takes over. So DEST can be no mount point, only a folder in one, and no ':' may be in its path, at which fairseq splits.
+The same call on a finished DEST changes nothing. Stages: 1 text, 2 vocabulary, 3 data.
 
 examples:
   prepare.sh --raw wikitext-103 --dest data/wt103 --level word --documents wikitext

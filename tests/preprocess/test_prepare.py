@@ -205,7 +205,7 @@ def test_pieces_decode_to_the_text(tmp_path: Path, model_type: str) -> None:
     assert dictionary.symbols == [processor.id_to_piece(number) for number in range(320)]
     for split, text in (("train", train), ("valid", valid)):
         lines = lines_of(tmp_path / "out", split)
-        assert all(line[-1] == dictionary.eos() for line in lines)
+        assert all(line[-1] == dictionary.eos() and dictionary.pad() not in line for line in lines)
         assert [processor.decode(line[:-1]) for line in lines] == text
         counts = stats(tmp_path / "out")["splits"][split]
         assert counts["tokens"] == sum(map(len, lines))
