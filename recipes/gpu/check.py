@@ -31,10 +31,10 @@ class Step(NamedTuple):
 
 STEPS = {
     "modules": Step("the modules against float64 on the CPU", False, 20),
-    "compile": Step("torch.compile of read and write", False, 20),
     "precision": Step("trainings in every precision, with a resume", True, 30),
     "ranks": Step("a training over NCCL in as many processes as there are cards", True, 20),
     "speed": Step("the memory and attention, timed", True, 20),
+    "compile": Step("torch.compile of read and write", False, 90),
     "sorting": Step("the sorting task at the paper's size, for the time that is left", True, 20),
 }
 

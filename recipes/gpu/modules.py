@@ -27,13 +27,11 @@ from fairseq_infformer.modules.sampling import SAMPLINGS
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH, HEADS, DIM = 4, 6, 300
-WIDTHS = (0.01, 0.05)
 
 
 def check(device: torch.device, small: bool) -> Iterator[Row]:
     """Compare every part; ``small`` makes it cheap."""
-    length = 16 if small else 512
-    basis = GaussianBasis(32 if small else 512, WIDTHS if not small else (0.05, 0.2))
+    length, basis = sizes(small)
     if device.type == "cuda":
         used = triton_kernels(device) is not None
         yield {"what": "the read uses Triton", "ok": used, **({} if used else {"failed": "it fell back, see the log"})}
@@ -57,10 +55,14 @@ def check(device: torch.device, small: bool) -> Iterator[Row]:
             yield compared(f"layer with {memory} memory, {name}", layer(MEMORIES[memory](basis), length), device, dtype)
 
 
+def sizes(small: bool) -> tuple[int, GaussianBasis]:
+    """Length of a segment and the basis."""
+    return (16, GaussianBasis(32, (0.05, 0.2))) if small else (256, GaussianBasis(256, (0.01, 0.05)))
+
+
 def check_compiled(device: torch.device, small: bool) -> Iterator[Row]:
     """Compare read and write under ``torch.compile``."""
-    length = 16 if small else 512
-    basis = GaussianBasis(32, (0.05, 0.2)) if small else GaussianBasis(512, WIDTHS)
+    length, basis = sizes(small)
     yield compared("torch.compile, read", read(basis, length, compiled=True), device)
     yield compared("torch.compile, write", write(basis, length, compiled=True), device)
 
