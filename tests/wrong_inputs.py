@@ -122,6 +122,7 @@ TRAINING = [
     Wrong(r"10000 streams .* more than the \d+ segments .* smaller --batch-size", ["--batch-size", 10_000]),
     Wrong(r"--batch-size-valid must be 1 or more, got 0", ["--batch-size-valid", 0]),
     Wrong(r"500 streams .* more than the \d+ segments .*--batch-size-valid", ["--batch-size-valid", 500]),
+    Wrong(r"500 streams .*--batch-size-valid", ["--batch-size-valid", 500, "--train-subset", "test"]),
     Wrong(r"--tokens-per-sample must be positive, got 0", ["--tokens-per-sample", 0]),
     Wrong(r"--num-workers must be 0 or more, got -1", ["--num-workers", -1]),
     Wrong(r"--update-freq must be 1 or more, got 2,0", ["--update-freq", "2,0"]),

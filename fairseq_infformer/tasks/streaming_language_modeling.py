@@ -70,6 +70,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         self.dictionary = dictionary
         self.model: Optional[FairseqLanguageModel] = None
         self._collected: Optional[Memory] = None
+        self._train_subset: Optional[str] = None
         self._unseen = {Path(path) for path in split_paths(cfg.data)}  # training data of later epochs
 
     @classmethod
@@ -117,7 +118,8 @@ class StreamingLanguageModelingTask(FairseqTask):
         paths = split_paths(self.cfg.data)
         directory = Path(paths[(epoch - 1) % len(paths)])
         self.datasets[split] = dataset = self._read(split, directory, combine)
-        if split == "train":
+        if "data_selector" in kwargs:  # which fairseq gives for the training data alone
+            self._train_subset = split
             self._unseen.discard(directory)
         targets = "each a target once" if dataset.answers is None else f"{len(dataset.answers):,} answers are targets"
         logger.info(f"{split}: {len(dataset.tokens):,} tokens, {targets}, in {dataset.num_segments:,} segments")
@@ -187,13 +189,13 @@ class StreamingLanguageModelingTask(FairseqTask):
         """
         if max_sentences is None:
             raise InputError("give --batch-size, the number of streams that each process reads, not --max-tokens")
-        if dataset is self.datasets.get("train"):  # rather now than after the first epoch
+        if dataset is self.datasets.get(self._train_subset):  # rather now than after the first epoch
             for other in self.datasets.values():
                 if other is not dataset and self.cfg.batch_size_valid:
                     self._in_streams(other, self.cfg.batch_size_valid * num_shards)
             while self._unseen:
                 directory = self._unseen.pop()
-                later = self._read("train", directory, combine=True)
+                later = self._read(self._train_subset, directory, combine=True)
                 self._in_streams(later, max_sentences * num_shards, f"{directory}: ")
         streams = self._in_streams(dataset, max_sentences * num_shards)
         return StreamIterator(
