@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[1]
+from forking import ROOT, start_command
+
 BIN = Path(sys.executable).parent
-ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+# One thread a process, unless threads are what is tried.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONWARNINGS": "ignore", "PYTHON": sys.executable}
 TASK = ["--user-dir", str(ROOT / "fairseq_infformer"), "--task", "streaming_language_modeling"]
 TINY = [
     *("--arch", "infinite_former_lm_tiny", "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "32"),
@@ -30,7 +33,8 @@ TINY = [
         "--criterion",
         "ltm_cross_entropy",
     ),
-    *("--optimizer", "adam", "--lr", "3e-3", "--clip-norm", "0.25", "--log-format", "simple", "--cpu"),
+    *("--optimizer", "adam", "--lr", "3e-3", "--clip-norm", "0.25", "--log-format", "simple"),
+    *("--num-workers", "0", "--cpu"),  # fairseq waits up to five seconds for the end of a worker
 ]
 
 
@@ -47,14 +51,27 @@ def run(
         stderr=stderr,
         timeout=timeout,
     )
-    if check and done.returncode:
-        printed = f"{done.stdout[-4000:]}\n{(done.stderr or '')[-4000:]}"
-        raise AssertionError(f"{command} exited with {done.returncode}:\n{printed}")
+    return checked(done) if check else done
+
+
+def checked(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    """A process that has ended; AssertionError with what it printed if it failed."""
+    printed = f"{done.stdout[-4000:]}\n{(done.stderr or '')[-4000:]}"
+    assert not done.returncode, f"{done.args} exited with {done.returncode}:\n{printed}"
     return done
 
 
+def run_forked(*command: object, check: bool = True, stderr: int = subprocess.STDOUT) -> subprocess.CompletedProcess:
+    """``run`` for a console script, by its name, or a file of Python, without the start of an interpreter.
+
+    A test of its own holds each of the console scripts of fairseq and this project as a shell starts it.
+    """
+    done = start_command(*command, stderr=stderr).wait()
+    return checked(done) if check else done
+
+
 def run_here(main: Callable[[], Any], *argv: object) -> tuple[int, str]:
-    """Run a command's main function in this process, which saves the start of another: exit code and standard error."""
+    """Run a command's main function in this process, where nothing it prints matters: exit code and standard error."""
     from fairseq import checkpoint_utils
 
     # fairseq remembers the best loss between two calls; a process of its own would not.
@@ -80,11 +97,13 @@ def one_error(text: str) -> str:
 
 
 def train(data: Path, save: Path, *more: object, check: bool = True) -> subprocess.CompletedProcess:
-    return run(BIN / "fairseq-train", data, *TASK, *TINY, "--save-dir", save, *more, check=check)
+    return run_forked("fairseq-train", data, *TASK, *TINY, "--save-dir", save, *more, check=check)
 
 
 def eval_lm(data: Path, checkpoint: Path, *more: object, check: bool = True) -> subprocess.CompletedProcess:
-    return run(BIN / "fairseq-eval-lm", data, *TASK, "--path", checkpoint, "--cpu", *more, check=check)
+    return run_forked(
+        "fairseq-eval-lm", data, *TASK, "--path", checkpoint, "--cpu", "--num-workers", 0, *more, check=check
+    )
 
 
 def perplexity(text: str) -> float:
@@ -97,6 +116,13 @@ def scored(text: str) -> int:
     return int(re.findall(r"Evaluated ([\d,]+) tokens", text)[-1].replace(",", ""))
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def logged(text: str, kind: str, name: str) -> list[float]:
     """The values of a figure in the lines of ``kind`` (train_inner, train or the split's name) of a training log."""
     lines = [line for line in text.splitlines() if f"| {kind} |" in line]
@@ -105,7 +131,7 @@ def logged(text: str, kind: str, name: str) -> list[float]:
 
 def infformer_eval(data: Path, checkpoint: Path, *more: object) -> dict[str, Any]:
     """What ``infformer-eval --json`` prints on its standard output; to a file, it says nothing else."""
-    command = [BIN / "infformer-eval", data, "--path", checkpoint, "--json", "--cpu", *more]
-    done = run(*command, stderr=subprocess.PIPE)
+    command = ["infformer-eval", data, "--path", checkpoint, "--json", "--cpu", *more]
+    done = run_forked(*command, stderr=subprocess.PIPE)
     assert done.stderr == ""
     return json.loads(done.stdout)

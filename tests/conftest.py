@@ -13,18 +13,17 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from command_line import ROOT, run, train
+from command_line import run_forked, train
 
 
 @pytest.fixture(scope="session")
 def documents(tmp_path_factory) -> Path:
     """Binarised documents: 24 for training and one each for validation and test, of 200 words and two line ends."""
     folder = tmp_path_factory.mktemp("documents")
-    run(
-        sys.executable, "preprocess/generate_documents.py", "--dest", folder / "raw", "--documents", 96, "--length", 200
-    )
+    generate = ["--dest", folder / "raw", "--documents", 96, "--length", 200]
+    run_forked("preprocess/generate_documents.py", *generate)
     prepare = ["--level", "word", "--documents", "blank-line"]
-    run(ROOT / "preprocess/prepare.sh", "--raw", folder / "raw", "--dest", folder / "data", *prepare)
+    run_forked("infformer-prepare", "--raw", folder / "raw", "--dest", folder / "data", *prepare)
     return folder / "data"
 
 

@@ -1,13 +1,25 @@
 """Work in a process of its own, without the start of another interpreter."""
 
+import gc
+import logging
 import os
+import runpy
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, TextIO
 
 from tqdm import tqdm
 
 from fairseq_infformer.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -33,3 +45,81 @@ def fork(work: Callable[[], object]) -> int:
 def ended(child: int) -> int:
     """Wait for a process; its exit code, negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Command(NamedTuple):
+    """A command in a forked process, with the files that it prints to: ``stderr`` is None where both are one."""
+
+    words: list[str]
+    child: int
+    stdout: TextIO
+    stderr: Optional[TextIO]
+
+    def wait(self) -> subprocess.CompletedProcess:
+        """Wait for its end; what it printed comes back as text."""
+        code = ended(self.child)
+        printed = []
+        for file in filter(None, (self.stdout, self.stderr)):
+            file.seek(0)
+            printed.append(file.read())
+            file.close()
+        return subprocess.CompletedProcess(self.words, code, *printed)
+
+
+def start_command(
+    *command: object,
+    stderr: int = subprocess.STDOUT,
+    environment: Mapping[str, str] | None = None,
+    before: Callable[[], object] = lambda: None,
+) -> Command:
+    """Start a console script, by its name, or a file of Python, by its path, in a forked process.
+
+    It has all that this process has imported, which is most of what a start costs, and otherwise what a process of its
+    own would have. ``before`` is called in it first.
+    """
+    import torch._dynamo
+
+    name, *arguments = words = [str(word) for word in command]
+    main = _main(name)
+    out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by wait)
+    error = tempfile.TemporaryFile("w+") if stderr == subprocess.PIPE else None  # noqa: SIM115
+
+    def work() -> None:
+        os.dup2(out.fileno(), 1)
+        os.dup2((error or out).fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        sys.argv = [name, *arguments]
+        os.chdir(ROOT)
+        os.environ.update(environment or {})
+        logging.root.handlers.clear()
+        if name.startswith("fairseq-"):
+            form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+            logging.basicConfig(format=form, level="INFO", stream=sys.stdout)
+        torch.set_num_threads(1)  # those of this process's pool are not in the copy, which would wait for them
+        gc.freeze()  # a collection would touch, and so copy, all that it shares with this process
+        before()
+        try:
+            sys.exit(main())
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            code = 1
+            sys.excepthook(*sys.exc_info())
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+    return Command(words, fork(work), out, error)
+
+
+def _main(name: str) -> Callable[[], Any]:
+    if name.endswith(".py"):
+        return partial(_run_file, name)
+    (script,) = entry_points(group="console_scripts", name=name)
+    return script.load()
+
+
+def _run_file(path: str) -> None:
+    sys.path.insert(0, str((ROOT / path).parent))
+    runpy.run_path(path, run_name="__main__")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from command_line import ROOT, eval_lm, infformer_eval, logged, run, train
+from command_line import ROOT, eval_lm, infformer_eval, logged, run_forked, train
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -14,16 +14,14 @@ from fairseq_infformer.tasks.streaming_language_modeling import (
 )
 
 LENGTH, SEQUENCES = 90, 60
+GENERATE = ["preprocess/generate_sorting.py", "--length", LENGTH, "--sequences", SEQUENCES]
 READING = ["--tokens-per-sample", 28, "--document-boundaries", "reset", "--score", "answers", "--batch-size", 6]
 
 
 @pytest.fixture(scope="module")
 def sorting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sorting") / "data"
-    run(
-        *(sys.executable, "preprocess/generate_sorting.py", "--dest", folder),
-        *("--length", LENGTH, "--sequences", SEQUENCES),
-    )
+    run_forked(*GENERATE, "--dest", folder)
     return folder
 
 
@@ -57,14 +55,14 @@ def test_symbols_drift_from_one_distribution_to_another(sorting):
 
 
 def test_the_same_arguments_give_the_same_data_and_others_are_refused(sorting, tmp_path):
-    generate = [sys.executable, "preprocess/generate_sorting.py", "--length", LENGTH, "--sequences", SEQUENCES]
-    run(*generate, "--dest", tmp_path / "again")
+    run_forked(*GENERATE, "--dest", tmp_path / "again")
     for name in ("train.bin", "dict.txt", "stats.json"):
         assert (tmp_path / "again" / name).read_bytes() == (sorting / name).read_bytes()
-    assert "nothing to do" in run(*generate, "--dest", tmp_path / "again").stdout
-    refused = run(*generate, "--seed", 2, "--dest", tmp_path / "again", check=False)
+    assert "nothing to do" in run_forked(*GENERATE, "--dest", tmp_path / "again").stdout
+    refused = run_forked(*GENERATE, "--seed", 2, "--dest", tmp_path / "again", check=False)
     assert refused.returncode == 1 and "holds something else" in refused.stdout
-    assert "must be positive, got 0" in run(*generate, "--length", 0, "--dest", tmp_path / "no", check=False).stdout
+    refused = run_forked(*GENERATE, "--length", 0, "--dest", tmp_path / "no", check=False)
+    assert "must be positive, got 0" in refused.stdout
     assert not (tmp_path / "no").exists()
 
 

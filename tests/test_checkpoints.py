@@ -4,17 +4,17 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
-from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, one_error, run_here
+from command_line import TASK, TINY, one_error, run_here
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq_cli import train
-from forking import ended, fork
+from forking import ended, fork, start_command
 
 from fairseq_infformer import checkpoints
 
@@ -114,16 +114,14 @@ def updates(checkpoint: Path) -> int:
 
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(documents, begun):
     before = {path.name: path.read_bytes() for path in begun.iterdir()}
-    command = ["ulimit -f 64; exec " + '"$0" "$@"', str(BIN / "fairseq-train")]
-    done = subprocess.run(
-        ["bash", "-c", *command, *arguments(documents, begun, "--max-update", 4)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = start_command("fairseq-train", *arguments(documents, begun, "--max-update", 4), before=fill).wait()
     assert done.returncode == 1
-    error = one_error(done.stderr)
+    error = one_error(done.stdout)
     assert f"cannot save {begun}/checkpoint1.pt: File too large (" in error
     needed = int(error.split("File too large (")[1].split(" bytes needed")[0].replace(",", ""))
     assert {path.name: path.read_bytes() for path in begun.iterdir()} == before
@@ -134,25 +132,21 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(documents, be
     assert needed == pytest.approx((begun / "checkpoint1.pt").stat().st_size, rel=0.02)
 
 
-def test_a_run_killed_while_it_copies_a_checkpoint_goes_on(documents, begun, tmp_path):
-    """A plugin of the test's kills the run when half of checkpoint_last.pt is written."""
-    plugin = tmp_path / "deadly"
-    plugin.mkdir()
-    (plugin / "__init__.py").write_text(
-        "import os, shutil, signal\n"
-        "import fairseq_infformer\n\n"
-        "def half(source, target, *more):\n"
-        "    if 'checkpoint_last' in target.name:\n"
-        "        target.write(source.read(100_000))\n"
-        "        target.flush()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    target.write(source.read())\n\n"
-        "shutil.copyfileobj, shutil._USE_CP_SENDFILE = half, False\n"
-    )
-    command = arguments(documents, begun, "--max-update", 4)
-    command[command.index("--user-dir") + 1] = str(plugin)
-    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run([BIN / "fairseq-train", *command], env=environment).returncode == -signal.SIGKILL
+def test_a_run_killed_while_it_copies_a_checkpoint_goes_on(documents, begun):
+    """The kill comes when half of checkpoint_last.pt is written."""
+
+    def half(source: BinaryIO, target: BinaryIO, *more: object) -> None:
+        if "checkpoint_last" in target.name:
+            target.write(source.read(100_000))
+            target.flush()
+            signal.raise_signal(signal.SIGKILL)
+        target.write(source.read())
+
+    def deadly() -> None:
+        shutil.copyfileobj, shutil._USE_CP_SENDFILE = half, False
+
+    killed = start_command("fairseq-train", *arguments(documents, begun, "--max-update", 4), before=deadly).wait()
+    assert killed.returncode == -signal.SIGKILL
     assert updates(begun / "checkpoint1.pt") == updates(begun / "checkpoint_best.pt") == 4
     assert updates(begun / "checkpoint_last.pt") == 2
 

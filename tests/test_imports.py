@@ -58,17 +58,14 @@ def test_modules_know_torch_and_the_standard_library_alone():
         assert {name.split(".")[0] for name in imports(path)} <= known | own, path.name
 
 
-def test_the_modules_import_without_triton():
-    code = "import sys; sys.modules['triton'] = None; import fairseq_infformer.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
-
-
-def test_the_readme_s_memory_runs_without_fairseq(tmp_path):
-    """The example's lines, with fairseq hidden; a tenth of its million vectors will do."""
+def test_the_readme_s_memory_runs_without_fairseq_and_triton(tmp_path):
+    """The example's lines, with both hidden; a fiftieth of its million vectors will do."""
     section = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").split("## The memory alone")[1]
     example = section.split("```python\n")[1].split("```")[0]
     assert "range(1000)" in example
-    code = "import sys\nsys.modules['fairseq'] = None\n" + example.replace("range(1000)", "range(100)")
+    code = "import sys\nsys.modules['fairseq'] = sys.modules['triton'] = None\n" + example.replace(
+        "range(1000)", "range(20)"
+    )
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120

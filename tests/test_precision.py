@@ -38,6 +38,12 @@ def losses(documents: Any, tmp_path: Any, *flags: str, check_precision: bool = T
     return found, trainer
 
 
+@pytest.fixture(scope="module")
+def exact(documents, tmp_path_factory) -> list[float]:
+    """The losses in float32."""
+    return losses(documents, tmp_path_factory.mktemp("exact"))[0]
+
+
 @pytest.mark.parametrize(
     ("flags", "dtype"),
     [
@@ -51,8 +57,7 @@ def losses(documents: Any, tmp_path: Any, *flags: str, check_precision: bool = T
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_every_precision_trains_and_remembers_in_float32(flags, dtype, documents, tmp_path):
-    exact, _ = losses(documents, tmp_path)
+def test_every_precision_trains_and_remembers_in_float32(flags, dtype, exact, documents, tmp_path):
     found, trainer = losses(documents, tmp_path, *flags, check_precision=dtype != torch.float16)
     model = trainer.get_model()
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,14 @@ import fairseq_cli.train
 import fairseq_cli.validate
 import pytest
 import torch
-from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, infformer_eval, logged, run
+from command_line import BIN, TASK, TINY, checked, free_port, infformer_eval, logged, run, run_forked
 from fairseq.distributed import utils as distributed_utils
+from forking import start_command
 
 import fairseq_infformer  # noqa: F401  (its shims)
 from fairseq_infformer import distributed
 from fairseq_infformer.errors import InputError
 
-TORCHRUN = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2]
 RESET = ["--document-boundaries", "reset"]
 # Ten streams are of 39 and 38 segments, so that the second of two processes has none but empty rows at the end. Two
 # words in a band of their own, so that batches lack it. Plain gradient descent, so that weights differ as gradients do,
@@ -30,12 +29,6 @@ TRAINING = [
     *("--adaptive-input", "--adaptive-softmax-cutoff", "20,70", "--activation-fn", "gelu"),
     *("--optimizer", "sgd", "--lr", 0.5, "--max-epoch", 1, "--no-epoch-checkpoints"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def step_of_srun(tasks: int, task: int, nodes: int = 1) -> dict[str, str]:
@@ -55,26 +48,29 @@ def scontrol(tmp_path, monkeypatch) -> None:
     script.write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && [ -n "$3" ] && echo 127.0.0.1 && echo node1\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    monkeypatch.setitem(ENVIRONMENT, "PATH", os.environ["PATH"])
+
+
+def torchrun(folder: Path, module: str, *arguments: object, stderr: int = subprocess.STDOUT) -> str:
+    """What the two processes of ``torchrun -m module`` print, in which no thread of gloo outlives its group.
+
+    It would abort its process once in a hundred times, at the very end.
+    """
+    script = folder / "script.py"
+    script.write_text(
+        "import runpy, sys\nfrom pathlib import Path\n"
+        f"runpy.run_module('{module}', run_name='__main__')\n"
+        "names = [thread.read_text().strip() for thread in Path('/proc/self/task').glob('*/comm')]\n"
+        "sys.exit(f'threads left: {names}' if any('gloo' in name for name in names) else 0)\n"
+    )
+    return run(BIN / "torchrun", "--standalone", "--nproc-per-node", 2, script, *arguments, stderr=stderr).stdout
 
 
 def srun(*command: object) -> list[str]:
-    """What the two tasks of ``srun --ntasks 2`` print."""
+    """What the two tasks of ``srun --ntasks 2`` print on their standard outputs."""
     port = {"MASTER_PORT": str(free_port())}
-    tasks = [
-        subprocess.Popen(
-            [str(part) for part in command],
-            env=ENVIRONMENT | step_of_srun(2, task) | port,
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for task in range(2)
-    ]
-    outputs = [task.communicate(timeout=300) for task in tasks]
-    assert not any(task.returncode for task in tasks), outputs
-    return [output for output, _ in outputs]
+    environments = [step_of_srun(2, task) | port for task in range(2)]
+    tasks = [start_command(*command, environment=given, stderr=subprocess.PIPE) for given in environments]
+    return [checked(task.wait()).stdout for task in tasks]
 
 
 def weights(save: Path) -> dict[str, torch.Tensor]:
@@ -85,21 +81,22 @@ def weights(save: Path) -> dict[str, torch.Tensor]:
 
 def training(data: Path, save: Path, streams: int, valid_streams: int, *more: object) -> list[object]:
     sizes = ["--batch-size", streams, "--batch-size-valid", valid_streams]
-    return [BIN / "fairseq-train", data, *TASK, *TINY, *TRAINING, *sizes, "--save-dir", save, *more]
+    return [data, *TASK, *TINY, *TRAINING, *sizes, "--save-dir", save, *more]
 
 
 @pytest.fixture(scope="module")
 def alone(documents, tmp_path_factory) -> tuple[Path, str]:
     """An epoch over ten streams in one process: its checkpoint's folder and its log."""
     save = tmp_path_factory.mktemp("alone")
-    return save, run(*training(documents, save, 10, 6)).stdout
+    return save, run_forked("fairseq-train", *training(documents, save, 10, 6)).stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "backend"), [("torchrun", "pytorch_ddp"), ("srun", "legacy_ddp")])
 def test_two_processes_train_as_one_with_twice_the_streams(launcher, backend, alone, documents, tmp_path, scontrol):
-    command = training(documents, tmp_path / "two", 5, 3, "--ddp-backend", backend)
-    log = run(*TORCHRUN, *command).stdout if launcher == "torchrun" else srun(*command)[0]
+    flags = training(documents, tmp_path / "two", 5, 3, "--ddp-backend", backend)
+    torch_runs = launcher == "torchrun"
+    log = torchrun(tmp_path, "fairseq_cli.train", *flags) if torch_runs else srun("fairseq-train", *flags)[0]
     for name in ("loss", "nll_loss", "kl", "ltm_mu", "ltm_sigma", "gnorm"):
         one = logged(alone[1], "train_inner", name)
         assert len(one) == 39
@@ -114,34 +111,18 @@ def test_two_processes_train_as_one_with_twice_the_streams(launcher, backend, al
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, scontrol):
+def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, tmp_path, scontrol):
     checkpoint = alone[0] / "checkpoint_last.pt"
     flags = [documents, "--path", checkpoint, "--cpu", "--json", "--batch-size", 3]
     one = infformer_eval(documents, checkpoint, "--batch-size", 6)
-    module = [*TORCHRUN, "-m", "fairseq_infformer.cli.evaluate", *flags]
-    printed = [run(*module, stderr=subprocess.PIPE).stdout, *srun(BIN / "infformer-eval", *flags)]
+    printed = [torchrun(tmp_path, "fairseq_infformer.cli.evaluate", *flags, stderr=subprocess.PIPE)]
+    printed += srun("infformer-eval", *flags)
     assert printed.pop() == ""  # the second task's
     for text in printed:
         two = json.loads(text)
         assert two["tokens"] == one["tokens"] == 4 * 202
         for name in ("nll", "perplexity_per_word", "bits_per_byte", "ltm_mu", "ltm_sigma"):
             assert two[name] == pytest.approx(one[name], rel=1e-6), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["fairseq_cli.train", "fairseq_infformer.cli.evaluate"])
-def test_no_thread_of_gloo_outlives_its_group(command, documents, alone, tmp_path):
-    # It would abort the process once in a hundred times, at the very end.
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"import sys\nfrom pathlib import Path\nfrom {command} import {'cli_' * ('train' in command)}main as main\n"
-        "main()\nnames = [thread.read_text().strip() for thread in Path('/proc/self/task').glob('*/comm')]\n"
-        "sys.exit(f'threads left: {names}' if any('gloo' in name for name in names) else 0)\n"
-    )
-    arguments = [documents, "--path", alone[0] / "checkpoint_last.pt", "--cpu", "--batch-size", 3]
-    if "train" in command:
-        arguments = [*training(documents, tmp_path / "two", 5, 3)[1:], "--max-update", 3]
-    run(*TORCHRUN, script, *arguments)
 
 
 # From here on fairseq's commands run in this process, up to where they would begin to work.
@@ -318,7 +299,8 @@ def fail(rank: int) -> None:
 
 def test_a_mistake_in_a_process_for_one_gpu_is_named_in_one_line(capsys):
     try:
-        torch.multiprocessing.spawn(fail, nprocs=1)
+        # fairseq spawns it, which imports everything anew and names the mistake in the same words.
+        torch.multiprocessing.start_processes(fail, nprocs=1, start_method="fork")
     except torch.multiprocessing.ProcessRaisedException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     assert capsys.readouterr().err == "error: the flag is wrong: give another\n"

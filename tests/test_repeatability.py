@@ -46,14 +46,14 @@ def training(documents, tmp_path, monkeypatch) -> Callable[..., tuple[list[float
 def test_validation_changes_nothing_about_training(sampling, update_freq, training):
     """An epoch and a part of the next, validated in the middle of both and between them."""
     flags = [
-        *("--tokens-per-sample", 32, "--batch-size", 24, "--update-freq", update_freq, "--ltm-sampling", sampling),
-        *("--dropout", 0.1, "--attention-dropout", 0.1, "--max-update", 45 // update_freq),
+        *("--tokens-per-sample", 32, "--batch-size", 48, "--update-freq", update_freq, "--ltm-sampling", sampling),
+        *("--dropout", 0.1, "--attention-dropout", 0.1, "--max-update", 21 // update_freq),
     ]
     alone, none, weights = training(*flags, "--disable-validation")
-    beside, validated, same_weights = training(*flags, "--validate-interval-updates", 4, "--batch-size-valid", 2)
+    beside, validated, same_weights = training(*flags, "--validate-interval-updates", 3, "--batch-size-valid", 2)
     assert none == []
-    assert len(validated) > 60
-    assert len(alone) >= 44 and alone == beside
+    assert len(validated) > 40
+    assert len(alone) >= 20 and alone == beside  # an epoch has 13
     assert all(torch.equal(weights[name], same_weights[name]) for name in weights)
 
 

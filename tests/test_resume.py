@@ -4,15 +4,15 @@ import copy
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command_line import BIN, ENVIRONMENT, ROOT, TASK, TINY, eval_lm, logged, perplexity, run_here, train
+from command_line import TASK, TINY, eval_lm, free_port, logged, perplexity, run_here, train
 from fairseq_cli import train as fairseq_train
+from forking import start_command
 from in_process import start, training_configuration
 
 from fairseq_infformer.errors import InputError
@@ -23,53 +23,31 @@ from fairseq_infformer.tasks.streaming_language_modeling import (
 
 SAVING = ["--save-interval-updates", 4, "--disable-validation", "--no-epoch-checkpoints", "--log-interval", 1]
 RESET = ["--document-boundaries", "reset"]
-KILLING = """
-import os, signal
-import fairseq_infformer
-from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingTask as Task
-
-step = Task.optimizer_step
-
-def optimizer_step(self, optimizer, model, update_num):
-    if update_num == int(os.environ["KILL_AT"]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    step(self, optimizer, model, update_num)
-
-Task.optimizer_step = optimizer_step
-"""
 
 
 def train_on(ranks: int, data: Path, save: Path, *more: object, kill_at: int | None = None) -> list[str]:
     """Train on ``ranks`` processes, which kill themselves after ``kill_at`` updates, in the next; their outputs."""
-    task = list(TASK)
-    if kill_at is not None:
-        plugin = save.parent / "killing_plugin"
-        plugin.mkdir(exist_ok=True)
-        (plugin / "__init__.py").write_text(KILLING)
-        task[task.index("--user-dir") + 1] = str(plugin)
-    command = [BIN / "fairseq-train", data, *task, *TINY, "--save-dir", save, *more]
+
+    def deadly() -> None:
+        step = StreamingLanguageModelingTask.optimizer_step
+
+        def optimizer_step(self: Any, optimizer: Any, model: Any, update_num: int) -> None:
+            if update_num == kill_at:
+                signal.raise_signal(signal.SIGKILL)
+            step(self, optimizer, model, update_num)
+
+        StreamingLanguageModelingTask.optimizer_step = optimizer_step
+
+    command = ["fairseq-train", data, *TASK, *TINY, "--save-dir", save, *more]
     if ranks > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        command += ["--distributed-world-size", ranks, "--distributed-init-method", address]
+        command += ["--distributed-world-size", ranks, "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"]
         command += ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-no-spawn"]
-    environment = ENVIRONMENT | {"KILL_AT": str(kill_at), "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [str(part) for part in command + (["--distributed-rank", rank] if ranks > 1 else [])],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    codes = {process.returncode for process in processes}
-    assert codes == ({0} if kill_at is None else {-signal.SIGKILL}), outputs[0][-4000:]
-    return outputs
+    ranked = [["--distributed-rank", rank] if ranks > 1 else [] for rank in range(ranks)]
+    processes = [start_command(*command, *rank, before=deadly) for rank in ranked]
+    done = [process.wait() for process in processes]
+    codes = {process.returncode for process in done}
+    assert codes == ({0} if kill_at is None else {-signal.SIGKILL}), done[0].stdout[-4000:]
+    return [process.stdout for process in done]
 
 
 def steps(log: str) -> dict[int, tuple[float, ...]]:

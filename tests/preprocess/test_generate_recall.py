@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import ROOT, run
+from command_line import ROOT, run_forked
 
 from fairseq_infformer.errors import InputError
 
@@ -134,8 +134,7 @@ def test_what_cannot_be_is_refused(arguments, message, tmp_path):
 
 
 def test_a_mistake_is_told_in_one_line(tmp_path):
-    done = run(
-        sys.executable, "preprocess/generate_recall.py", "--dest", tmp_path / "no", "--documents", 0, check=False
-    )
+    wrong = ["--dest", tmp_path / "no", "--documents", 0]
+    done = run_forked("preprocess/generate_recall.py", *wrong, check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "error: --documents must be positive, got 0"

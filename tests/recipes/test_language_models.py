@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gpt2_folder
 import pytest
-from command_line import ENVIRONMENT, ROOT, run
+from command_line import ENVIRONMENT, ROOT, run, run_forked
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -263,6 +263,5 @@ def test_the_summary_takes_a_perplexity_that_no_float_holds(tmp_path):
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):
-    command = [ENVIRONMENT["PYTHON"], ROOT / "recipes/language_models.py", tmp_path, "--command", "run.sh"]
-    done = run(*command, check=False)
+    done = run_forked("recipes/language_models.py", tmp_path, "--command", "run.sh", check=False)
     assert done.returncode == 1 and "nothing was scored" in done.stdout

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from command_line import ENVIRONMENT, ROOT, run
+from command_line import ENVIRONMENT, ROOT, run_forked
 
 sys.path.insert(0, str(ROOT / "recipes"))
 
@@ -51,9 +51,9 @@ def runs(tmp_path_factory):
     """A directory as run.sh leaves it, with answers that are right up to a distance of each run's own."""
     folder = tmp_path_factory.mktemp("recall")
     generate = ["--facts", 3, "--values", 4, "--documents", 9, "--reach", 60, "--distances", "30,60,90"]
-    run(sys.executable, "preprocess/generate_recall.py", "--dest", folder / "raw", *generate)
+    run_forked("preprocess/generate_recall.py", "--dest", folder / "raw", *generate)
     prepare = ["--raw", folder / "raw", "--dest", folder / "data", "--level", "word", "--documents", "blank-line"]
-    run(ROOT / "preprocess/prepare.sh", *prepare)
+    run_forked("infformer-prepare", *prepare)
     words = [line.split()[0] for line in (folder / "data/dict.txt").read_text().splitlines()]
     number = {word: 4 + place for place, word in enumerate(words)}
     for name, reach in (("none-seed1", 0), ("continuous-seed1", 90), ("continuous-seed2", 60)):
@@ -71,7 +71,7 @@ def runs(tmp_path_factory):
 
 
 def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
-    done = run(sys.executable, "recipes/recall/summary.py", runs, *made_of(runs), "--context", 40)
+    done = run_forked("recipes/recall/summary.py", runs, *made_of(runs), "--context", 40)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     rows = {row[0]: row[5:] for row in rows if row}
     assert rows["memory"] == ["30", "60", "90"]
@@ -88,9 +88,9 @@ def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
 def test_what_is_tuned_needs_no_look_at_the_test_split(runs, tmp_path):
     shutil.copytree(runs / "continuous-seed1", tmp_path / "continuous-seed1")
     (tmp_path / "continuous-seed1/test.json").unlink()
-    done = run(sys.executable, "recipes/recall/summary.py", tmp_path, *made_of(runs), "--split", "valid")
+    done = run_forked("recipes/recall/summary.py", tmp_path, *made_of(runs), "--split", "valid")
     assert "Right answers of the valid split" in done.stdout and "100.0" in done.stdout
-    run(sys.executable, "recipes/plot.py", tmp_path / "results.json")
+    run_forked("recipes/plot.py", tmp_path / "results.json")
     assert (tmp_path / "by-distance.png").is_file()
 
 
@@ -98,7 +98,7 @@ def test_answers_to_other_data_are_refused(runs, tmp_path):
     shutil.copytree(runs / "none-seed1", tmp_path / "none-seed1")
     answers = dict(np.load(runs / "none-seed1/valid.npz"))
     np.savez(tmp_path / "none-seed1/valid.npz", **answers | {"offset": answers["offset"] + 1})
-    refused = run(sys.executable, "recipes/recall/summary.py", tmp_path, *made_of(runs), check=False)
+    refused = run_forked("recipes/recall/summary.py", tmp_path, *made_of(runs), check=False)
     assert refused.returncode == 1
     assert refused.stdout.splitlines()[-1].endswith("/valid.npz was scored on other data; run stage 4 again")
 

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from command_line import ROOT, run
+from command_line import ROOT, run_forked
 
 sys.path.insert(0, str(ROOT / "recipes"))
 
@@ -14,7 +14,7 @@ KEPT = sorted((ROOT / "recipes/results").glob("*.json"))
 
 
 def test_results_are_those_of_the_kept_logs():
-    run(sys.executable, "recipes/report.py", "--check")
+    run_forked("recipes/report.py", "--check")
     shown = report.RESULTS.read_text()
     for file in KEPT:
         assert f"<!-- {file.stem} -->" in shown, f"{file.name} is kept, but RESULTS.md has no table of it"
@@ -45,7 +45,7 @@ def test_kept_logs_tell_where_they_come_from():
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
 def test_every_kind_of_results_is_drawn(file, tmp_path):
-    run(sys.executable, "recipes/plot.py", file, "--out", tmp_path)
+    run_forked("recipes/plot.py", file, "--out", tmp_path)
     plots = list(tmp_path.glob("*.png"))
     assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
     assert plots or json.loads(file.read_text())["kind"] in ("memory", "retention")  # which draw their own

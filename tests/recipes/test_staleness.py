@@ -3,15 +3,15 @@
 import re
 
 import pytest
-from command_line import ENVIRONMENT, ROOT, run, train
+from command_line import run_forked, train
 
 
 def staleness(documents, save, *training: object, check: bool = True) -> str:
     """What the script says of the last checkpoint of a training."""
     settings = ["--tokens-per-sample", 16, "--document-boundaries", "reset", "--batch-size", 24]
     train(documents, save, *settings, "--no-epoch-checkpoints", "--disable-validation", *training)
-    command = [ENVIRONMENT["PYTHON"], ROOT / "recipes/benchmarks/staleness.py", documents, "--segments", 5]
-    return run(*command, "--path", save / "checkpoint_last.pt", check=check).stdout
+    command = ["recipes/benchmarks/staleness.py", documents, "--segments", 5]
+    return run_forked(*command, "--path", save / "checkpoint_last.pt", check=check).stdout
 
 
 def perplexities(printed: str) -> list[float]:
