@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import runs
 import torch
-from agreement import Row
+from runs import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def begun(args: argparse.Namespace) -> runs.Record:
+def begun(args: argparse.Namespace) -> Record:
     """The record of a check on this machine at this commit: the one in ``args.dest``, if it is, or a new one."""
     device = "cpu" if args.dry_run else "cuda"
     cards = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -107,7 +107,7 @@ def begun(args: argparse.Namespace) -> runs.Record:
     return {**record, "steps": before["steps"] if same else {}}
 
 
-def in_process(name: str, args: argparse.Namespace, seconds: float) -> Row:
+def in_process(name: str, args: argparse.Namespace, seconds: float) -> Record:
     """The result of a step, run in a process that nothing else depends on."""
     step = STEPS[name]
     if step.needs_fairseq and find_spec("fairseq") is None:
@@ -148,7 +148,7 @@ def run_step(args: argparse.Namespace) -> None:
             out.flush()
 
 
-def rows_of(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+def rows_of(args: argparse.Namespace, device: torch.device) -> Iterator[Record]:
     small = args.dry_run
     if args.step in ("modules", "compile"):
         import modules
@@ -168,17 +168,17 @@ def rows_of(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
             yield from check(device, small, args.work)
 
 
-def keep(record: runs.Record, dest: Path) -> None:
+def keep(record: Record, dest: Path) -> None:
     partial = dest.with_name(dest.name + ".partial")
     partial.write_text(runs.strict_json(record, indent=1) + "\n", encoding="utf-8")
     partial.rename(dest)
 
 
-def line(row: Row) -> str:
+def line(row: Record) -> str:
     return f"{'ok' if row['ok'] else 'FAILED':<7}{row['what']}  {figures(row)}"
 
 
-def figures(row: Row) -> str:
+def figures(row: Record) -> str:
     """What a row has found, in words."""
     if "failed" in row:
         return row["failed"]
@@ -197,7 +197,7 @@ def figures(row: Row) -> str:
     return ""
 
 
-def table(record: runs.Record) -> str:
+def table(record: Record) -> str:
     """What every step has found."""
     rows: list[list[str]] = []
     for name, step in record["steps"].items():
@@ -207,7 +207,13 @@ def table(record: runs.Record) -> str:
     return runs.markdown(["step", "what", "found", ""], rows)
 
 
-def plot(record: runs.Record, path: Path) -> None:
+def short(what: str) -> str:
+    """What a row of figures is about, in few words."""
+    first, *_, last = what.split(", ")
+    return what if what.startswith("attention") else f"{first}, {last}"
+
+
+def plot(record: Record, path: Path) -> None:
     """Time of the memory and of each attention, as a part of what it is measured against."""
     timed = [row for step in record["steps"].values() for row in step["rows"] if row.get("unit") == "s"]
     import matplotlib
@@ -218,7 +224,7 @@ def plot(record: runs.Record, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.3 * len(timed)))
     axes.barh(range(len(timed)), [row["ratio"] for row in timed], color="tab:blue")
     axes.axvline(1, color="black")
-    axes.set_yticks(range(len(timed)), [row["what"][:70] for row in timed], fontsize=7)
+    axes.set_yticks(range(len(timed)), [short(row["what"]) for row in timed], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("time, in parts of what it is measured against")
