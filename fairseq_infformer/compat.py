@@ -104,7 +104,7 @@ def look_before_a_run() -> None:
         choose_precision(cfg, command)
         distributed.configure(cfg, command)
         check_run(cfg)
-        call_main(cfg, main, **more)
+        call_main(cfg, functools.partial(distributed.run_together, main), **more)
         distributed.leave()
 
     distributed_utils.call_main = look_and_call

@@ -12,7 +12,7 @@ import fairseq_cli.train
 import fairseq_cli.validate
 import pytest
 import torch
-from command_line import BIN, TASK, TINY, checked, free_port, infformer_eval, logged, run, run_forked
+from command_line import BIN, TASK, TINY, checked, free_port, infformer_eval, logged, one_error, run, run_forked
 from fairseq.distributed import utils as distributed_utils
 from forking import start_command
 
@@ -48,6 +48,12 @@ def scontrol(tmp_path, monkeypatch) -> None:
     script.write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && [ -n "$3" ] && echo 127.0.0.1 && echo node1\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+
+
+def process_of_torchrun(size: int, rank: int = 0, local_rank: int = 0, port: int = 1234) -> dict[str, str]:
+    """What torchrun tells a process."""
+    numbers = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local_rank, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "localhost"} | {name: str(number) for name, number in numbers.items()}
 
 
 def torchrun(folder: Path, module: str, *arguments: object, stderr: int = subprocess.STDOUT) -> str:
@@ -125,6 +131,19 @@ def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, tmp
             assert two[name] == pytest.approx(one[name], rel=1e-6), name
 
 
+def test_a_process_that_fails_alone_is_named_and_the_others_end_in_one_line(documents, tmp_path):
+    flags = ["--tokens-per-sample", 16, "--batch-size", 2, "--max-update", 1, "--save-dir", tmp_path / "save"]
+    port = free_port()
+    processes = [
+        start_command("fairseq-train", data, *TASK, *TINY, *flags, environment=process_of_torchrun(2, rank, port=port))
+        for rank, data in enumerate((documents, tmp_path / "none"))
+    ]
+    first, second = (process.wait() for process in processes)
+    assert first.returncode == second.returncode == 1
+    assert "none/dict.txt does not exist; make the data" in one_error(second.stdout)
+    assert "another process of this run has ended" in one_error(first.stdout)
+
+
 # From here on fairseq's commands run in this process, up to where they would begin to work.
 
 
@@ -163,11 +182,6 @@ def settle(monkeypatch, tmp_path):
         return began.pop()
 
     return run_in_process
-
-
-def process_of_torchrun(size: int, rank: int = 0, local_rank: int = 0) -> dict[str, str]:
-    numbers = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local_rank, "MASTER_PORT": 1234}
-    return {"MASTER_ADDR": "node0"} | {name: str(number) for name, number in numbers.items()}
 
 
 # What salloc and sbatch leave in the environment of a process that srun did not start.
