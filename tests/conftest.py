@@ -13,7 +13,29 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import copy
+from functools import lru_cache
+from types import SimpleNamespace
+
 from command_line import run_forked, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_hydra() -> None:
+    """Half of the time in which hydra makes fairseq's configuration, which each command does anew.
+
+    It parses the same three hundred settings, and copies all that it knows although nothing here changes that.
+    """
+    try:
+        from hydra._internal import config_repository
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+    except ImportError:
+        return  # where fairseq is not installed
+    parse = OverridesParser.parse_rule
+    parser = OverridesParser.create()
+    parsed = lru_cache(maxsize=None)(lambda text, rule: parse(parser, text, rule))
+    OverridesParser.parse_rule = lambda self, text, rule: copy.copy(parsed(text, rule))
+    config_repository.copy = SimpleNamespace(deepcopy=copy.copy)
 
 
 @pytest.fixture(scope="session")
