@@ -18,7 +18,7 @@ from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, RESET, SCORIN
 from fairseq_infformer.cli import evaluate, prepare
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, GaussianBasis
-from fairseq_infformer.modules.density import GaussianDensity
+from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
 
 STREAMS = ["--tokens-per-sample", 16, "--batch-size", 4, "--num-workers", 0]
 

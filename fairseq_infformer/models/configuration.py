@@ -7,10 +7,10 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules import COMPRESSIONS, DENSITIES
-from fairseq_infformer.modules.continuous_attention import ADDRESSINGS
-from fairseq_infformer.modules.decoder_layer import ACTIVATIONS, POSITION_ENCODINGS
-from fairseq_infformer.modules.refit import CONTRACTIONS
-from fairseq_infformer.modules.sampling import SAMPLINGS
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS
+from fairseq_infformer.modules.layers import ACTIVATIONS
+from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, CONTRACTIONS
+from fairseq_infformer.modules.memories.continuous.sampling import SAMPLINGS
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only, t
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules.decoder_layer import InfiniteFormerLayer, LayerState
+from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
 
 from .configuration import InfiniteFormerConfig, bands
 from .memory_slot import MemorySlot, next_slot

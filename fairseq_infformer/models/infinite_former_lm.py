@@ -18,7 +18,7 @@ from fairseq_infformer.modules import (
     GaussianBasis,
     LongTermMemory,
 )
-from fairseq_infformer.modules.decoder_layer import InfiniteFormerLayer
+from fairseq_infformer.modules.layers import InfiniteFormerLayer
 
 from . import gpt2, pretrained
 from .configuration import InfiniteFormerConfig, bands, numbers

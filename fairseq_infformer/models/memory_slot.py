@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Optional
 
-from fairseq_infformer.modules.decoder_layer import LayerState
+from fairseq_infformer.modules.layers import LayerState
 
 
 class MemorySlot(NamedTuple):

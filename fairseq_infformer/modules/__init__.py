@@ -1,11 +1,16 @@
 """The memory and its parts, in plain PyTorch: nothing here imports fairseq."""
 
-from .basis import GaussianBasis
-from .compressive_memory import COMPRESSIONS, CompressiveMemory, CompressiveState
-from .continuous_attention import ContinuousAttention
-from .continuous_memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousState
-from .density import DENSITIES, register_density
-from .memory import LongTermMemory
+from .memories import LongTermMemory
+from .memories.compressive import COMPRESSIONS, CompressiveMemory, CompressiveState
+from .memories.continuous import (
+    DENSITIES,
+    ContinuousAttention,
+    ContinuousLongTermMemory,
+    ContinuousMemory,
+    ContinuousState,
+    GaussianBasis,
+    register_density,
+)
 
 __all__ = [
     "COMPRESSIONS",

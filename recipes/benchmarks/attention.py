@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runs
 from measure import peak_on_gpu, resident, wait
 
-from fairseq_infformer.modules.attention import Attention
-from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, attention_mask
-from fairseq_infformer.modules.relative_attention import RelativeAttention, sinusoidal_distances
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS, Attention
+from fairseq_infformer.modules.attention.relative import RelativeAttention, sinusoidal_distances
+from fairseq_infformer.modules.layers import attention_mask
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 

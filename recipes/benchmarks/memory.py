@@ -42,7 +42,7 @@ from measure import in_use, paired, peak_on_gpu, progress, resident, seconds, su
 from plain import PlainMemory, SoftmaxRead
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
-from fairseq_infformer.modules.refit import OPERATORS, refit_operators
+from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, Regression, Step, refit_operators
 
 LENGTH, BASIS, HEADS, DIM = 512, 512, 6, 300  # T = L = N = M = 512
 WIDTHS, TAU = (0.01, 0.05), 0.75
@@ -330,11 +330,11 @@ def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
 
 
 def new_operator(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    settings = BASIS, WIDTHS, LENGTH, 1.0, TAU, LENGTH, False, False, torch.float32, args.device
+    regression, step = Regression(BASIS, WIDTHS, LENGTH, ridge=1.0), Step(TAU, LENGTH)
     samples = []
     for repeat in range(args.repeats):
         progress(f"row 6: {repeat + 1}/{args.repeats}")
-        samples.append([seconds(lambda: refit_operators(*settings)), 0.1])
+        samples.append([seconds(lambda: refit_operators(regression, step, False, torch.float32, args.device)), 0.1])
     yield "6", summary(samples, "s")
 
 

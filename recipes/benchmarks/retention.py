@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runs
 
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
-from fairseq_infformer.modules.refit import CONTRACTIONS
+from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
 
 RULES = {
     "fixed, τ = .5": ("fixed", 0.5),

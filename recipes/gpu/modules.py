@@ -16,14 +16,11 @@ from fairseq_infformer.modules import (
     ContinuousMemory,
     GaussianBasis,
     LongTermMemory,
-    gaussian_sum,
-    reference,
 )
-from fairseq_infformer.modules.continuous_attention import ADDRESSINGS
-from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, InfiniteFormerLayer
-from fairseq_infformer.modules.gaussian_read import triton_kernels
-from fairseq_infformer.modules.refit import CONTRACTIONS
-from fairseq_infformer.modules.sampling import SAMPLINGS
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS
+from fairseq_infformer.modules.layers import InfiniteFormerLayer
+from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, CONTRACTIONS, SAMPLINGS, naive
+from fairseq_infformer.modules.memories.continuous.kernels import cpu, triton_kernels
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH, HEADS, DIM = 4, 6, 300
@@ -78,7 +75,7 @@ def sums(shape: tuple[int, int, int, int]) -> Callable[[torch.device, torch.dtyp
 
     def compute(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         torch.manual_seed(0)
-        kernels = (device.type == "cuda" and triton_kernels(device)) or gaussian_sum
+        kernels = (device.type == "cuda" and triton_kernels(device)) or cpu
         mean, variance = torch.rand(rows, queries), torch.rand(rows, queries) ** 3 + 1e-3
         values, grad = torch.randn(rows, functions, dim), torch.randn(rows, queries, dim)
         mean, variance, values, grad, centers = (
@@ -97,7 +94,7 @@ def compared_with_reference(device: torch.device) -> Row:
 
     def exact() -> list[Tensor]:
         module, query, coefficients, grad = read_case(basis, 3, 2, 2, 8, torch.device("cpu"), torch.float64)
-        context, _, _ = reference.read(query, coefficients, module, "renormalized-gaussian")
+        context, _, _ = naive.read(query, coefficients, module, "renormalized-gaussian")
         return gradients(context, grad, [query, coefficients], module)
 
     return compared("read, against numerical integrals", compute, device, exact=exact)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
-from fairseq_infformer.modules.density import find_density
-from fairseq_infformer.modules.refit import CONTRACTIONS
+from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
+from fairseq_infformer.modules.memories.continuous.density import find_density
 
 MEMORIES = {
     "continuous": ("proportional", "uniform"),

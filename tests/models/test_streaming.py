@@ -10,10 +10,10 @@ from small_model import TYPES, build
 from torch import Tensor
 
 from fairseq_infformer.modules import ContinuousMemory, ContinuousState
-from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS
-from fairseq_infformer.modules.density import RenormalizedGaussianDensity
-from fairseq_infformer.modules.refit import CONTRACTIONS
-from fairseq_infformer.modules.sampling import SAMPLINGS
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS
+from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
+from fairseq_infformer.modules.memories.continuous.density import RenormalizedGaussianDensity
+from fairseq_infformer.modules.memories.continuous.sampling import SAMPLINGS
 
 ROWS, WIDTH, SEGMENTS = 4, 5, 7
 

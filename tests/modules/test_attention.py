@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fairseq_infformer.modules import reference, relative_attention
-from fairseq_infformer.modules.attention import Attention
-from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, attention_mask
-from fairseq_infformer.modules.sdpa_attention import alibi_slopes
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS, Attention, naive, relative
+from fairseq_infformer.modules.attention.alibi import alibi_slopes
+from fairseq_infformer.modules.layers import attention_mask
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 DIM, HEADS = 12, 3  # a number of heads that is no power of two
@@ -23,8 +22,8 @@ def encoding(request, monkeypatch) -> str:
     """Every encoding's name; Transformer-XL's also with blocks of two queries and one head."""
     name, _, small_blocks = request.param.partition(" ")
     if small_blocks:
-        monkeypatch.setattr(relative_attention, "BLOCK_QUERIES", 2)
-        monkeypatch.setattr(relative_attention, "CPU_BLOCK_SCORES", 1)
+        monkeypatch.setattr(relative, "BLOCK_QUERIES", 2)
+        monkeypatch.setattr(relative, "CPU_BLOCK_SCORES", 1)
     return name
 
 
@@ -51,7 +50,7 @@ def inputs(queries: int, width: int, held: list[int]) -> tuple[Tensor, Tensor, T
 @pytest.mark.parametrize("queries, width, held", SHAPES)
 def test_values_and_gradients_are_those_of_the_reference(encoding, queries, width, held, dtype, tolerance):
     attention, (query, hidden, mask) = build(encoding), inputs(queries, width, held)
-    slow = reference.short_attention(query, hidden, held, attention)
+    slow = naive.short_attention(query, hidden, held, attention)
     weights = torch.randn_like(slow)
     exact = torch.autograd.grad((slow * weights).sum(), [query, hidden, *attention.parameters()])
     attention, query, hidden = attention.to(dtype), query.to(dtype), hidden.to(dtype)
@@ -179,7 +178,7 @@ def test_rotary_positions_need_pairs():
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 6, 8, 10, 12, 16])
 def test_slopes_are_those_of_the_paper(num_heads):
     slopes = alibi_slopes(num_heads, torch.zeros(1, dtype=torch.float64)).flatten().tolist()
-    assert slopes == pytest.approx(reference.alibi_slopes(num_heads), rel=1e-12)
+    assert slopes == pytest.approx(naive.alibi_slopes(num_heads), rel=1e-12)
     assert len(set(slopes)) == num_heads
 
 

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from fairseq_infformer.modules import GaussianBasis, reference
+from fairseq_infformer.modules import GaussianBasis
+from fairseq_infformer.modules.memories.continuous import naive
 
 BASES = [(8, (0.1,)), (12, (0.05, 0.2)), (9, (0.02, 0.1, 0.3)), (2, (0.1, 0.2))]
 CASTS = [torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.double]
@@ -27,12 +28,12 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expected(basis: GaussianBasis, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
-    densities = [reference.gaussian(*parameters) for parameters in zip(mean, variance)]
-    return torch.stack([reference.expected_basis(density, basis) for density in densities])
+    densities = [naive.gaussian(*parameters) for parameters in zip(mean, variance)]
+    return torch.stack([naive.expected_basis(density, basis) for density in densities])
 
 
 def test_values_are_the_formula(basis):
-    slow = reference.basis_values(basis, line())
+    slow = naive.basis_values(basis, line())
     torch.testing.assert_close(basis.evaluate(line()), slow, rtol=1e-10, atol=1e-10)
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fairseq_infformer.modules.basis import GaussianBasis, gaussian_pdf
-from fairseq_infformer.modules.coarse_basis import CoarseBasis, coarse_grid
+from fairseq_infformer.modules.memories.continuous.basis import GaussianBasis, gaussian_pdf
+from fairseq_infformer.modules.memories.continuous.coarse_basis import CoarseBasis, coarse_grid
 
 
 @pytest.mark.parametrize("count, width, fewer", [(256, 0.05, 83), (90, 0.15, 48), (2000, 0.01, 289), (60, 2.0, 32)])

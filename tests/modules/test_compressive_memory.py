@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import COMPRESSIONS, CompressiveMemory, reference
-from fairseq_infformer.modules.decoder_layer import POSITION_ENCODINGS, InfiniteFormerLayer, LayerState
+from fairseq_infformer.modules import COMPRESSIONS, CompressiveMemory
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS
+from fairseq_infformer.modules.attention.naive import short_attention
+from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
+from fairseq_infformer.modules.memories.compressive import naive
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 DIM = 6
@@ -43,7 +46,7 @@ def test_write_compresses_the_windows_of_each_row_s_text(compression):
         state = memory.write(state, new, counts, reset)
         for row, count in enumerate(counts.tolist()):
             texts[row] = torch.cat([texts[row][: 0 if reset[row] else None], new[row, :count]])
-            slots, waiting = reference.compress(texts[row], memory)
+            slots, waiting = naive.compress(texts[row], memory)
             same(held(state.slots, row), slots[-5:])
             assert torch.equal(held(state.waiting, row), waiting)
         assert state.slots.hidden.shape == (3, 5, DIM) and state.waiting.hidden.shape == (3, 2, DIM)
@@ -118,7 +121,7 @@ def test_the_error_of_reconstruction_is_that_of_the_reference_and_trains_the_com
     # The first row's fourth vector had waited, and its last two wait now; of the second row the first two and the last.
     evicted = torch.cat([first[0, 3:], second[0, :5]]), torch.cat([first[1, :2], second[1, :4]])
     pairs = zip(query, evicted)
-    slow = torch.stack([reference.reconstruction_error(q, x, memory, layer.attention) for q, x in pairs])
+    slow = torch.stack([naive.reconstruction_error(q, x, memory, layer.attention) for q, x in pairs])
     torch.testing.assert_close(look.error, slow, rtol=1e-10, atol=1e-10)
     parameters = [query, first, second, *layer.parameters()]
     fast = torch.autograd.grad(look.error.sum(), parameters, allow_unused=True, materialize_grads=False)
@@ -165,7 +168,7 @@ def test_a_layer_attends_to_slots_waiting_vectors_short_term_memory_and_segment_
     for row in range(2):
         seen = torch.cat([held(part, row) for part in (slots, waiting, recent)])
         everything = torch.cat([seen, hidden[row]])[None]
-        short.append(reference.short_attention(query[row : row + 1], everything, [len(seen)], layer.attention))
+        short.append(short_attention(query[row : row + 1], everything, [len(seen)], layer.attention))
     after = x + torch.cat(short)
     inner = torch.relu(layer.fc1(layer.ffn_norm(after)))
     torch.testing.assert_close(found, after + layer.fc2(inner), rtol=1e-10, atol=1e-10)
@@ -193,7 +196,7 @@ def test_every_token_of_a_stream_is_in_one_place():
     for segment in x.split([1, 5, 2, 7, 1, 1, 4, 9], dim=1):
         state = layer.advance(state, torch.tensor([False, False]))
         for row in range(2):
-            slots, rest = reference.compress(hidden[row, : max(0, read - 4)], memory)
+            slots, rest = naive.compress(hidden[row, : max(0, read - 4)], memory)
             parts = torch.cat([slots, rest, hidden[row, max(0, read - 4) : read]])
             memory_of_row = layer.long_term_memory.slots(state.long_term).followed_by(state.recent)
             same(held(memory_of_row, row), parts)

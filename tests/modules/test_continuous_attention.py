@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import DENSITIES, ContinuousAttention, GaussianBasis, reference
+from fairseq_infformer.modules import DENSITIES, ContinuousAttention, GaussianBasis
+from fairseq_infformer.modules.memories.continuous import naive
 
 BASIS = GaussianBasis(12, (0.05, 0.2))
 # The paper's form, the defaults, and a floor with the paper's start.
@@ -41,7 +42,7 @@ def test_values_and_gradients_are_those_of_the_reference(kind, form):
     attention = build(**kind, **form)
     query, coefficients = inputs()
     context, density = attention(query, coefficients)
-    slow_context, mean, variance = reference.read(query, coefficients, attention, kind["density"])
+    slow_context, mean, variance = naive.read(query, coefficients, attention, kind["density"])
     torch.testing.assert_close(density.mean, mean, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(density.variance, variance, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(context, slow_context, rtol=1e-10, atol=1e-10)
@@ -59,7 +60,7 @@ def test_values_and_gradients_are_those_of_the_reference(kind, form):
 def test_mixed_heads_need_not_be_even(num_heads):
     attention = build(addressing="mixed", num_heads=num_heads)
     context, density = attention(*inputs())
-    slow_context, mean, variance = reference.read(*inputs(), attention)
+    slow_context, mean, variance = naive.read(*inputs(), attention)
     for fast, slow in ((context, slow_context), (density.mean, mean), (density.variance, variance)):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 

@@ -13,18 +13,12 @@ from fairseq_infformer.modules import (
     ContinuousMemory,
     ContinuousState,
     GaussianBasis,
-    reference,
-    refit,
 )
-from fairseq_infformer.modules.density import GaussianDensity
-from fairseq_infformer.modules.refit import (
-    CONTRACTIONS,
-    OPERATORS,
-    OPERATORS_KEPT,
-    OPERATORS_KEPT_AT_MOST,
-    proportional_contraction,
-)
-from fairseq_infformer.modules.sampling import hashed_uniform
+from fairseq_infformer.modules.memories.continuous import naive, operators
+from fairseq_infformer.modules.memories.continuous.contraction import CONTRACTIONS, proportional_contraction
+from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
+from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, OPERATORS_KEPT, OPERATORS_KEPT_AT_MOST
+from fairseq_infformer.modules.memories.continuous.sampling import hashed_uniform
 
 BASES = [GaussianBasis(12, (0.05, 0.2)), GaussianBasis(7, (0.1,))]
 DIM = 3
@@ -63,7 +57,7 @@ def plain_after(memory: ContinuousMemory, lengths: list[int]) -> Tensor:
     coefficients, num_tokens = torch.zeros(memory.basis.num_basis, DIM, dtype=torch.float64), 0
     for number, length in enumerate(lengths):
         x = vectors(1, length, seed=number + 1)[0]
-        coefficients = reference.write(coefficients, num_tokens, x, length, memory)
+        coefficients = naive.write(coefficients, num_tokens, x, length, memory)
         num_tokens += length
     return coefficients
 
@@ -97,7 +91,7 @@ def test_rows_may_differ_in_everything(memory):
         num_tokens, coefficients = sum(past), plain_after(memory, past)
         if reset[row]:
             num_tokens, coefficients = 0, torch.zeros_like(coefficients)
-        plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory)
+        plain = naive.write(coefficients, num_tokens, x[row], lengths[row], memory)
         same(together.coefficients[row], plain)
         start = ContinuousState(coefficients[None], torch.tensor([num_tokens]), state.largest[row : row + 1])
         alone = memory.write(start, x[row : row + 1, : lengths[row]])
@@ -108,7 +102,7 @@ def test_gradients_are_those_of_the_reference(memory):
     old = after(memory, [5])
     coefficients, x = old.coefficients.requires_grad_(), vectors(1, 6).requires_grad_()
     fast = memory.write(old._replace(coefficients=coefficients), x, lengths=[4]).coefficients[0]
-    slow = reference.write(coefficients[0], 5, x[0], 4, memory)
+    slow = naive.write(coefficients[0], 5, x[0], 4, memory)
     weights = torch.linspace(-1, 1, fast.numel(), dtype=torch.float64).view_as(fast)
     fast, slow = (torch.autograd.grad((y * weights).sum(), (coefficients, x)) for y in (fast, slow))
     for a, b in zip(fast, slow):
@@ -191,16 +185,16 @@ def test_sticky_coefficients_are_those_of_the_reference(contraction, sampling):
     together = memory.write(state, x, lengths, reset, density, queries)
     for row, past in enumerate(pasts):
         pairs = zip(density.mean[row, :, : queries[row]].flatten(), density.variance[row, :, : queries[row]].flatten())
-        histogram = reference.attention_histogram([reference.gaussian(*pair) for pair in pairs], 128)
+        histogram = naive.attention_histogram([naive.gaussian(*pair) for pair in pairs], 128)
         uniform = [(m + 0.5) / 10 for m in range(10)]
         if sampling == "sticky":
             uniform = sorted(hashed_uniform(torch.tensor([sum(past)]), 10)[0].tolist())
-        samples = [reference.quantile(histogram, probability) for probability in uniform]
+        samples = [naive.quantile(histogram, probability) for probability in uniform]
         coefficients, num_tokens = state.coefficients[row], sum(past)
         if reset[row]:
             coefficients, num_tokens = torch.zeros_like(coefficients), 0
         longest = float(state.largest[row])
-        plain = reference.write(coefficients, num_tokens, x[row], lengths[row], memory, samples, longest)
+        plain = naive.write(coefficients, num_tokens, x[row], lengths[row], memory, samples, longest)
         same(together.coefficients[row], plain)
         alone = memory.write(
             ContinuousState(coefficients[None], torch.tensor([num_tokens]), state.largest[row : row + 1]),
@@ -278,7 +272,7 @@ def test_a_reset_row_starts_afresh_whatever_it_held(memory, reset, old):
     coefficients[0] = old
     x = vectors(2, 5)
     written = memory.write(state._replace(coefficients=coefficients), x, reset=reset)
-    same(written.coefficients[0], reference.write(torch.zeros_like(coefficients[0]), 0, x[0], 5, memory))
+    same(written.coefficients[0], naive.write(torch.zeros_like(coefficients[0]), 0, x[0], 5, memory))
     assert written.num_tokens.tolist() == [5, 5 if reset[1] else 9]
 
 
@@ -391,7 +385,7 @@ def r_squared_by_age(contraction: str, segments: int = 20, length: int = 16) -> 
     x, state, ends = torch.randn(segments, 1, 32), memory.initial_state(1, 32), [0.0]
     for number in range(segments):
         state = memory.write(state, x[number].expand(1, length, 32))
-        tau = reference.contraction(memory, number * length, length)
+        tau = naive.contraction(memory, number * length, length)
         ends = [end * tau for end in ends] + [1.0]
     edges = torch.tensor(ends)
     inside = (torch.arange(length) + 0.5) / length
@@ -434,7 +428,7 @@ def test_beyond_a_horizon_what_is_older_fades():
         x = vectors(1, 4, number)
         rule = unbounded if number <= 2 else fixed
         expected = rule.write(state, x).coefficients
-        plain = reference.write(plain, 4 * number, x[0], 4, bounded)
+        plain = naive.write(plain, 4 * number, x[0], 4, bounded)
         state = bounded.write(state, x)
         same(state.coefficients, expected)
         same(state.coefficients[0], plain)
@@ -469,8 +463,8 @@ def test_rows_of_different_ages_find_their_operators_again(no_operators, monkeyp
     """Documents of 40 segments, each row at another place: what the first rows needed serves the others."""
     memory = ContinuousMemory(GaussianBasis(7, (0.1,)), 5, contraction="proportional")
     solved = []
-    solve = refit.refit_operators
-    monkeypatch.setattr(refit, "refit_operators", lambda *arguments: solved.append(arguments) or solve(*arguments))
+    solve = operators.refit_operators
+    monkeypatch.setattr(operators, "refit_operators", lambda *arguments: solved.append(arguments) or solve(*arguments))
     state = empty(memory, 8)
     for segment in range(200):
         reset = (torch.arange(8) * 5 + segment) % 40 == 0

@@ -13,15 +13,11 @@ from fairseq_infformer.modules import (
     ContinuousMemory,
     ContinuousState,
     GaussianBasis,
-    reference,
 )
-from fairseq_infformer.modules.continuous_memory import CONTRACTIONS
-from fairseq_infformer.modules.decoder_layer import (
-    POSITION_ENCODINGS,
-    InfiniteFormerLayer,
-    LayerState,
-    attention_mask,
-)
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS
+from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState, attention_mask
+from fairseq_infformer.modules.layers.naive import decoder_layer
+from fairseq_infformer.modules.memories.continuous import CONTRACTIONS, naive
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 DIM = 6
@@ -92,7 +88,7 @@ def test_values_and_gradients_are_those_of_the_reference(density, held):
     long_term = ContinuousState(coefficients, torch.tensor([9, 9]), torch.ones(2))
     state = LayerState(ShortTermMemory(recent, torch.tensor(held)), long_term, None, torch.zeros(2, dtype=torch.int64))
     fast, _ = layer(x, torch.tensor([4, 4]), state)
-    slow = reference.decoder_layer(x, recent, held, coefficients, layer, density)
+    slow = decoder_layer(x, recent, held, coefficients, layer, density)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
     parameters = [x, coefficients, *layer.parameters()]
     weights = torch.randn_like(fast)
@@ -112,7 +108,7 @@ def test_every_position_encoding_follows_the_reference(encoding):
         torch.zeros(2, dtype=torch.int64),
     )
     fast, _ = layer(x, torch.tensor([4, 4]), state)
-    slow = reference.decoder_layer(x, state.recent.hidden, [1, 3], coefficients, layer, "gaussian")
+    slow = decoder_layer(x, state.recent.hidden, [1, 3], coefficients, layer, "gaussian")
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
@@ -129,11 +125,11 @@ def test_a_stream_is_the_reference_segment_by_segment(contraction):
     )
     for begin in range(0, 16, 4):
         leaving = hidden[0, written : max(0, begin - 3)]
-        coefficients = reference.write(coefficients, written, leaving, len(leaving), memory)
+        coefficients = naive.write(coefficients, written, leaving, len(leaving), memory)
         written += len(leaving)
         recent = hidden[:, written:begin]
         segment = x[:, begin : begin + 4]
-        slow = reference.decoder_layer(segment, recent, [recent.shape[1]], coefficients[None], layer, "gaussian")
+        slow = decoder_layer(segment, recent, [recent.shape[1]], coefficients[None], layer, "gaussian")
         torch.testing.assert_close(fast[:, begin : begin + 4], slow, rtol=1e-10, atol=1e-10)
 
 

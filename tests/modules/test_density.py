@@ -1,4 +1,4 @@
-"""Each registered density against numerical integrals. A new one needs an entry in reference.DENSITIES."""
+"""Each registered density against numerical integrals. A new one needs an entry in naive.DENSITIES."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from fairseq_infformer.modules import (
     DENSITIES,
     ContinuousAttention,
     GaussianBasis,
-    reference,
     register_density,
 )
-from fairseq_infformer.modules.density import find_density
+from fairseq_infformer.modules.memories.continuous import naive
+from fairseq_infformer.modules.memories.continuous.density import find_density
 
 BASES = [GaussianBasis(12, (0.05, 0.2)), GaussianBasis(9, (0.02, 0.1, 0.3))]
 
@@ -34,8 +34,8 @@ def parameters(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.
 
 
 def expected(name: str, mean: torch.Tensor, variance: torch.Tensor, basis: GaussianBasis) -> torch.Tensor:
-    densities = [reference.DENSITIES[name](*pair) for pair in zip(mean, variance)]
-    return torch.stack([reference.expected_basis(density, basis) for density in densities])
+    densities = [naive.DENSITIES[name](*pair) for pair in zip(mean, variance)]
+    return torch.stack([naive.expected_basis(density, basis) for density in densities])
 
 
 def test_expectation_is_the_integral(name, basis):
@@ -86,9 +86,9 @@ def test_cdf_is_the_mass_to_the_left(name):
     edges = torch.tensor([0.0, 0.1, 0.35, 0.5, 0.9, 1.0], dtype=torch.float64)
     fast = DENSITIES[name](mean, variance).cdf(edges).diff(dim=-1)
     for i, pair in enumerate(zip(mean, variance)):
-        density = reference.DENSITIES[name](*pair)
+        density = naive.DENSITIES[name](*pair)
         bins = zip(edges[:-1].tolist(), edges[1:].tolist())
-        slow = torch.stack([reference.density_mass(density, start, stop) for start, stop in bins])
+        slow = torch.stack([naive.density_mass(density, start, stop) for start, stop in bins])
         torch.testing.assert_close(fast[i], slow, rtol=1e-10, atol=1e-10)
     ends = DENSITIES[name](mean, variance).cdf(torch.tensor([-100.0, 100.0], dtype=torch.float64))
     torch.testing.assert_close(ends, torch.tensor([0.0, 1.0], dtype=torch.float64).expand_as(ends))
@@ -110,7 +110,7 @@ def test_unknown_names_are_told_the_choices():
 
 
 def test_a_density_joins_by_its_name(monkeypatch):
-    monkeypatch.setattr("fairseq_infformer.modules.density.DENSITIES", dict(DENSITIES))
+    monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.density.DENSITIES", dict(DENSITIES))
     register_density("another")(DENSITIES["gaussian"])
     attention = ContinuousAttention(4, 2, BASES[0], density="another")
     _, density = attention(torch.randn(1, 3, 4), torch.randn(1, 12, 4))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer import modules
-from fairseq_infformer.modules import GaussianBasis, gaussian_read, gaussian_sum, reference
+from fairseq_infformer.modules import GaussianBasis
+from fairseq_infformer.modules.memories.continuous import kernels, naive
+from fairseq_infformer.modules.memories.continuous.kernels import cpu
 
 BASES = [
     GaussianBasis(24, (0.1,)),
@@ -23,7 +24,7 @@ def basis(request) -> GaussianBasis:
 @pytest.fixture(params=[1, 3, 20, 1 << 18], ids=["a query", "some queries", "some rows", "all"])
 def block(request, monkeypatch) -> None:
     """What a block holds, in numbers of queries; the last block of each kind is not full."""
-    monkeypatch.setattr(gaussian_sum, "block_queries", lambda centers: request.param)
+    monkeypatch.setattr(cpu, "block_queries", lambda centers: request.param)
 
 
 def inputs(basis: GaussianBasis, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,7 +38,7 @@ def inputs(basis: GaussianBasis, dtype: torch.dtype = torch.float64) -> tuple[Te
 
 def plain_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBasis) -> Tensor:
     weights = [
-        reference.expected_basis(reference.gaussian(*parameters), basis)
+        naive.expected_basis(naive.gaussian(*parameters), basis)
         for parameters in zip(mean.flatten(), variance.flatten())
     ]
     return torch.stack(weights).view(*mean.shape, -1) @ values
@@ -45,7 +46,7 @@ def plain_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBa
 
 def test_values_and_gradients_are_those_of_the_integral(basis, block):
     arguments = inputs(basis)
-    fast, slow = gaussian_read.gaussian_read(*arguments, basis), plain_read(*arguments, basis)
+    fast, slow = kernels.gaussian_read(*arguments, basis), plain_read(*arguments, basis)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
     weights = torch.randn_like(fast)
     gradients = [torch.autograd.grad((read * weights).sum(), arguments) for read in (fast, slow)]
@@ -57,12 +58,12 @@ def test_gradcheck(block):
     mean, variance, values = inputs(BASES[1])
     # Finite differences need a read that is smooth on the length of their step: a floor on the variance.
     arguments = mean[:1, :2, :2], variance[:1, :2, :2] + 0.01, values[:1, :2]
-    assert torch.autograd.gradcheck(lambda *x: gaussian_read.gaussian_read(*x, BASES[1]), arguments)
+    assert torch.autograd.gradcheck(lambda *x: kernels.gaussian_read(*x, BASES[1]), arguments)
 
 
 def test_float32_is_close_to_float64(basis, block):
     exact, single = (inputs(basis, dtype) for dtype in (torch.float64, torch.float32))
-    outputs = [gaussian_read.gaussian_read(*arguments, basis) for arguments in (exact, single)]
+    outputs = [kernels.gaussian_read(*arguments, basis) for arguments in (exact, single)]
     assert outputs[1].dtype == torch.float32
     scale = float(outputs[0].abs().max())
     torch.testing.assert_close(outputs[1].double(), outputs[0], rtol=1e-5, atol=1e-5 * scale)
@@ -73,7 +74,7 @@ def test_float32_is_close_to_float64(basis, block):
 def test_the_arguments_are_left_as_they_were(basis, block):
     arguments = inputs(basis)
     before = [x.detach().clone() for x in arguments]
-    gaussian_read.gaussian_read(*arguments, basis).sum().backward()
+    kernels.gaussian_read(*arguments, basis).sum().backward()
     assert all(torch.equal(x, y) for x, y in zip(arguments, before))
 
 
@@ -81,7 +82,7 @@ def test_one_argument_alone_may_ask_for_its_gradient(basis):
     for which in range(3):
         arguments = [x.detach() for x in inputs(basis)]
         arguments[which].requires_grad_()
-        gaussian_read.gaussian_read(*arguments, basis).sum().backward()
+        kernels.gaussian_read(*arguments, basis).sum().backward()
         assert float(arguments[which].grad.abs().max()) > 0
 
 
@@ -96,7 +97,7 @@ def test_the_operator_keeps_what_it_promises_to_torch(basis, gradients):
 
 def test_no_queries_read_nothing(basis):
     mean, variance, values = inputs(basis)
-    read = gaussian_read.gaussian_read(mean[..., :0], variance[..., :0], values, basis)
+    read = kernels.gaussian_read(mean[..., :0], variance[..., :0], values, basis)
     assert read.shape == (2, 3, 0, 5)
     read.sum().backward()
     assert not values.grad.any()
@@ -104,25 +105,25 @@ def test_no_queries_read_nothing(basis):
 
 def test_a_second_derivative_is_refused_instead_of_wrong(basis):
     mean, variance, values = inputs(basis)
-    total = gaussian_read.gaussian_read(mean, variance, values, basis).square().sum()
+    total = kernels.gaussian_read(mean, variance, values, basis).square().sum()
     (gradient,) = torch.autograd.grad(total, mean, create_graph=True)
     with pytest.raises(RuntimeError, match="autograd"):
         gradient.sum().backward()
 
 
 def test_without_triton_one_warning_says_so(monkeypatch, caplog):
-    gaussian_read.triton_kernels.cache_clear()
+    kernels.triton_kernels.cache_clear()
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "fairseq_infformer.modules.gaussian_sum_triton", raising=False)
-    monkeypatch.delattr(modules, "gaussian_sum_triton", raising=False)
+    monkeypatch.delitem(sys.modules, "fairseq_infformer.modules.memories.continuous.kernels.triton", raising=False)
+    monkeypatch.delattr(kernels, "triton", raising=False)
     for _ in range(2):
-        assert gaussian_read.triton_kernels(torch.device("cpu")) is None
+        assert kernels.triton_kernels(torch.device("cpu")) is None
     assert len(caplog.records) == 1 and "without Triton on cpu: ModuleNotFoundError" in caplog.text
-    gaussian_read.triton_kernels.cache_clear()
+    kernels.triton_kernels.cache_clear()
 
 
 def test_triton_can_be_switched_off(monkeypatch, caplog):
-    gaussian_read.triton_kernels.cache_clear()
+    kernels.triton_kernels.cache_clear()
     monkeypatch.setenv("INFFORMER_TRITON", "0")
-    assert gaussian_read.triton_kernels(torch.device("cpu")) is None and not caplog.records
-    gaussian_read.triton_kernels.cache_clear()
+    assert kernels.triton_kernels(torch.device("cpu")) is None and not caplog.records
+    kernels.triton_kernels.cache_clear()

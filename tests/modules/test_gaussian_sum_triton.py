@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import gaussian_sum
-from fairseq_infformer.modules.gaussian_read import triton_kernels
+from fairseq_infformer.modules.memories.continuous.kernels import cpu, triton_kernels
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'fairseq-infformer[test]'")
 
-from fairseq_infformer.modules import gaussian_sum_triton
+from fairseq_infformer.modules.memories.continuous.kernels import triton as gaussian_sum_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -35,10 +34,10 @@ def agree(fast: Tensor, exact: Tensor) -> None:
 def test_kernels_are_the_plain_sums(shape):
     exact = inputs(*shape)
     single = [x.float().to(DEVICE) for x in exact]
-    agree(gaussian_sum_triton.gaussian_sum(*single), gaussian_sum.gaussian_sum(*exact))
+    agree(gaussian_sum_triton.gaussian_sum(*single), cpu.gaussian_sum(*exact))
     grad = torch.randn(*shape[:2], shape[3], dtype=torch.float64)
     fast = gaussian_sum_triton.gaussian_sum_backward(grad.float().to(DEVICE), *single)
-    for a, b in zip(fast, gaussian_sum.gaussian_sum_backward(grad, *exact)):
+    for a, b in zip(fast, cpu.gaussian_sum_backward(grad, *exact)):
         agree(a, b)
 
 
@@ -65,7 +64,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from fairseq_infformer.modules import gaussian_sum_triton as kernels
+from fairseq_infformer.modules.memories.continuous.kernels import triton as kernels
 
 for kernel in (kernels._forward, kernels._backward_queries, kernels._backward_values):
     tile = {"BLOCK": 64, "BLOCK_D": 64}

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from fairseq_infformer.modules import DENSITIES, ContinuousAttention, ContinuousMemory, GaussianBasis
-from fairseq_infformer.modules.refit import LEAST_RIDGE, refit_operators, ridge_used
+from fairseq_infformer.modules.memories.continuous.operators import (
+    LEAST_RIDGE,
+    Regression,
+    Step,
+    refit_operators,
+    ridge_used,
+)
 
 DIM = 4
 WIDTHS = [(1e-6,), (0.01, 0.05), (0.05,), (1.0,), (1e6,), (1e-3, 100.0)]
@@ -64,15 +70,15 @@ def test_states_outputs_and_gradients_stay_finite(widths, density):
 
 
 UNSTABLE = [
-    (64, (0.01, 0.05), 64, 1.0, 0.9, 3),
-    (64, (0.01, 0.05), 512, 1e-4, 0.75, 2),
-    (256, (0.05,), 512, 1e-8, 0.5, 8),
+    (Regression(64, (0.01, 0.05), 64, 1.0), Step(0.9, 3)),
+    (Regression(64, (0.01, 0.05), 512, 1e-4), Step(0.75, 2)),
+    (Regression(256, (0.05,), 512, 1e-8), Step(0.5, 8)),
 ]
 
 
 def largest_eigenvalue(settings: tuple, ridge: float) -> float:
     """Of A, by its definition: least squares for the signals that each old coefficient alone makes."""
-    num_basis, widths, num_samples, _, tau, length = settings
+    (num_basis, widths, num_samples, _), (tau, length, _) = settings
     basis = GaussianBasis(num_basis, widths)
     even = (torch.arange(num_samples, dtype=torch.float64) + 0.5) / num_samples
     new = tau + (1 - tau) * (torch.arange(length, dtype=torch.float64) + 0.5) / length
@@ -85,7 +91,7 @@ def largest_eigenvalue(settings: tuple, ridge: float) -> float:
 
 @pytest.mark.parametrize("settings", UNSTABLE, ids=str)
 def test_an_update_under_which_the_memory_would_grow_takes_a_larger_ridge(settings):
-    asked, taken = settings[3], ridge_used(*settings)
+    asked, taken = settings[0].ridge, ridge_used(*settings)
     assert taken > asked
     assert largest_eigenvalue(settings, asked) > 1.5
     assert largest_eigenvalue(settings, taken) < 1.2
@@ -96,7 +102,7 @@ def test_an_update_under_which_the_memory_would_grow_takes_a_larger_ridge(settin
 @pytest.mark.parametrize("tau", [0.5, 0.75, 0.9, 0.99])
 @pytest.mark.parametrize("num_basis", [64, 150])
 def test_the_ridge_is_the_one_asked_for_where_nothing_grows(num_basis, tau, length):
-    assert ridge_used(num_basis, (0.01, 0.05), num_basis, 1.0, tau, length) == 1.0
+    assert ridge_used(Regression(num_basis, (0.01, 0.05), num_basis, 1.0), Step(tau, length)) == 1.0
 
 
 def test_short_segments_do_not_blow_a_memory_up():
@@ -110,11 +116,16 @@ def test_short_segments_do_not_blow_a_memory_up():
 
 
 @pytest.mark.parametrize(
-    "settings", [(64, (0.01, 0.05), 64, 1.0, 0.85, 1), (64, (0.01, 0.05), 128, 1.0, 0.95, 3)], ids=str
+    "settings",
+    [
+        (Regression(64, (0.01, 0.05), 64, 1.0), Step(0.85, 1)),
+        (Regression(64, (0.01, 0.05), 128, 1.0), Step(0.95, 3)),
+    ],
+    ids=str,
 )
 def test_an_update_that_comes_again_for_good_lets_nothing_grow(settings):
     assert 1.03 < largest_eigenvalue(settings, ridge_used(*settings)) < 1.1, "a few times that is no harm"
-    assert largest_eigenvalue(settings, ridge_used(*settings, repeated=True)) <= 1
+    assert largest_eigenvalue(settings, ridge_used(settings[0], settings[1]._replace(repeated=True))) <= 1
 
 
 def test_vectors_written_one_by_one_do_not_blow_a_memory_up():
@@ -146,8 +157,8 @@ def test_sticky_samples_of_what_is_large_do_not_blow_a_memory_up(sampling, contr
 def test_operators_of_the_least_ridge_are_exact_enough():
     """G X of the first write against least squares, which never forms the normal equations."""
     basis = GaussianBasis(32, (0.05, 0.2))
-    settings = (32, basis.widths, 64, LEAST_RIDGE, 0.0, 20)
-    _, fit = refit_operators(*settings, False, False, torch.float64, torch.device("cpu"))
+    regression, step = Regression(32, basis.widths, 64, LEAST_RIDGE), Step(0.0, 20)
+    _, fit = refit_operators(regression, step, False, torch.float64, torch.device("cpu"))
     x = vectors(1, 20, 0)[0].double()
     places = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
     design = torch.cat([basis.evaluate(places), LEAST_RIDGE**0.5 * torch.eye(32, dtype=torch.float64)])

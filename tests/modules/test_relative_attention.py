@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from fairseq_infformer.modules import reference
-from fairseq_infformer.modules.decoder_layer import attention_mask
-from fairseq_infformer.modules.relative_attention import (
+from fairseq_infformer.modules.attention import naive
+from fairseq_infformer.modules.attention.relative import (
     RelativeAttention,
     relative_shift,
     sinusoidal_distances,
 )
+from fairseq_infformer.modules.layers import attention_mask
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 
@@ -17,7 +17,7 @@ from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 def test_encodings_are_those_of_the_distances(count, dim):
     """From the farthest to the own place, accurate however far that is."""
     fast = sinusoidal_distances(count, dim, torch.zeros(1, dtype=torch.float64))
-    slow = torch.stack([reference.encoded_distance(count - 1 - place, dim) for place in range(count)])
+    slow = torch.stack([naive.encoded_distance(count - 1 - place, dim) for place in range(count)])
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
@@ -37,7 +37,7 @@ def test_an_odd_width_works():
     attention = RelativeAttention(5, 1).double()
     query, hidden = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 5, 5, dtype=torch.float64)
     mask = attention_mask(ShortTermMemory(hidden[:, :2], torch.tensor([2, 1])), 3)
-    slow = reference.short_attention(query, hidden, [2, 1], attention)
+    slow = naive.short_attention(query, hidden, [2, 1], attention)
     torch.testing.assert_close(attention(query, hidden, mask), slow, rtol=1e-10, atol=1e-10)
 
 

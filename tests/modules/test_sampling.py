@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import DENSITIES, reference
-from fairseq_infformer.modules.sampling import (
+from fairseq_infformer.modules import DENSITIES
+from fairseq_infformer.modules.memories.continuous import naive
+from fairseq_infformer.modules.memories.continuous.sampling import (
     attention_histogram,
     hashed_uniform,
     inverse_cdf,
@@ -36,14 +37,14 @@ def test_the_histogram_is_that_of_the_reference(name):
     fast = attention_histogram(looked, queries, num_bins=7)
     for row, count in enumerate(queries.tolist()):
         pairs = zip(looked.mean[row, :, :count].flatten(), looked.variance[row, :, :count].flatten())
-        slow = reference.attention_histogram([reference.DENSITIES[name](*pair) for pair in pairs], 7)
+        slow = naive.attention_histogram([naive.DENSITIES[name](*pair) for pair in pairs], 7)
         torch.testing.assert_close(fast[row], torch.tensor(slow, dtype=torch.float64), rtol=1e-10, atol=1e-10)
 
 
 def test_chunks_of_queries_add_up(monkeypatch):
     looked = density(queries=50)
     whole = attention_histogram(looked)
-    monkeypatch.setattr("fairseq_infformer.modules.sampling.CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.sampling.CHUNK_ELEMENTS", 1000)
     torch.testing.assert_close(attention_histogram(looked), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -77,7 +78,7 @@ def test_quantiles_are_those_of_the_reference():
     histogram = torch.tensor([[0.1, 0.0, 0.4, 0.5], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
     positions = sample_positions(histogram, 9, "sticky-quantile", torch.zeros(3, dtype=torch.int64))
     for row in range(3):
-        slow = [reference.quantile(histogram[row].tolist(), (m + 0.5) / 9) for m in range(9)]
+        slow = [naive.quantile(histogram[row].tolist(), (m + 0.5) / 9) for m in range(9)]
         torch.testing.assert_close(positions[row], torch.tensor(slow, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 

@@ -8,19 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from .attention import Attention
-from .memory import LongTermMemory
-from .relative_attention import RelativeAttention
-from .sdpa_attention import AlibiAttention, PlainAttention, RotaryAttention
-from .short_term_memory import ShortTermMemory
+from fairseq_infformer.modules.attention import POSITION_ENCODINGS
+from fairseq_infformer.modules.memories import LongTermMemory
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swish": F.silu}
-POSITION_ENCODINGS: dict[str, type[Attention]] = {
-    "xl": RelativeAttention,
-    "rope": RotaryAttention,
-    "alibi": AlibiAttention,
-    "learned": PlainAttention,  # whoever embeds the tokens adds their positions
-}
 
 
 class LayerState(NamedTuple):

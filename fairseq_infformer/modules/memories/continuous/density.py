@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .basis import GaussianFunctions, gaussian_pdf
-from .gaussian_read import gaussian_read
+from .kernels import gaussian_read
 
 
 class Density(Protocol):

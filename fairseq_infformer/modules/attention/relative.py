@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .attention import Attention
+from .base import Attention
 
 # Queries that a block has at least: fewer make slow matrix products, more meet keys that half of them must not see.
 BLOCK_QUERIES = 64

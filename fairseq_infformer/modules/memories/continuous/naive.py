@@ -1,29 +1,22 @@
-"""The formulas of the modules, slow and plain, in float64 on the CPU: what tests compare the fast code with.
+"""The paper's section 3 in its own order, slow and plain, in float64 on the CPU: what tests compare the fast code with.
 
-Expectations are numerical integrals, regressions are least squares on the whole design matrix, attention
-loops over rows, heads, queries and keys. Nothing is shared with the fast code but parameters and settings, the λ of
-each update among them. Autograd differentiates all of it.
+Expectations are numerical integrals, and regressions are least squares on the whole design matrix. Nothing is shared
+with the fast code but parameters and settings, the λ of each update among them. Autograd differentiates all of it.
 """
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .attention import Attention
 from .basis import GaussianBasis
-from .compressive_memory import CompressiveMemory
-from .continuous_attention import ContinuousAttention
-from .continuous_memory import ContinuousMemory
-from .decoder_layer import InfiniteFormerLayer
-from .refit import ridge_used
-from .relative_attention import RelativeAttention
-from .sdpa_attention import AlibiAttention, PlainAttention, RotaryAttention
+from .memory import ContinuousMemory
+from .operators import Regression, Step, ridge_used
+from .read import ContinuousAttention
 
 # Standard deviations: a normal density is below 1e-31 of its peak beyond.
 REACH = 12.0
@@ -291,175 +284,6 @@ def write(
         positions.append(torch.tensor([tau + (1 - tau) * (i + 0.5) / length], dtype=torch.float64))
         targets.append(x[i])
     design = basis_values(memory.basis, torch.cat(positions))
-    settings = memory.basis.num_basis, memory.basis.widths, memory.num_samples, memory.ridge
-    repeated = memory.contraction == "fixed" or memory.horizon is not None
-    return ridge_regression(design, torch.stack(targets), ridge_used(*settings, tau, length, repeated))
-
-
-# ---- Attention over the segment and the short-term memory, and the layer
-
-
-def encoded_distance(distance: int, dim: int) -> Tensor:
-    """The sinusoidal encoding (dim,) of a distance: first all sines, then all cosines (Dai et al. 2019)."""
-    half = (dim + 1) // 2
-    angles = [distance / 10000 ** (k / half) for k in range(half)]
-    encoding = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
-    return torch.tensor(encoding[:dim], dtype=torch.float64)
-
-
-class Pair(NamedTuple):
-    """A query and a key of one head, (d,) each, and their places in the window."""
-
-    query: Tensor
-    key: Tensor
-    query_place: int
-    key_place: int
-
-
-def content_score(pair: Pair, head: int, attention: PlainAttention) -> Tensor:
-    """Score () by content alone (Vaswani et al. 2017, section 3.2.1)."""
-    return pair.query @ pair.key / math.sqrt(len(pair.query))
-
-
-def relative_score(pair: Pair, head: int, attention: RelativeAttention) -> Tensor:
-    """Score () by content and by distance (Transformer-XL, Dai et al. 2019, section 3.3)."""
-    d = len(pair.query)
-    part = slice(head * d, (head + 1) * d)
-    u, v = attention.content_bias[part], attention.position_bias[part]
-    encoding = encoded_distance(pair.query_place - pair.key_place, attention.embed_dim)
-    distance = (attention.position_proj.weight @ encoding)[part]
-    return ((pair.query + u) @ pair.key + (pair.query + v) @ distance) / math.sqrt(d)
-
-
-def rotation(place: int, dim: int) -> Tensor:
-    """The block-diagonal matrix (dim, dim) that turns each pair of components (RoPE, Su et al. 2021, equation 15)."""
-    blocks = []
-    for i in range(dim // 2):
-        angle = place * 10000 ** (-2 * i / dim)
-        blocks.append([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return torch.block_diag(*torch.tensor(blocks, dtype=torch.float64))
-
-
-def rotary_score(pair: Pair, head: int, attention: RotaryAttention) -> Tensor:
-    """Score () of a query and a key that are turned by their places (RoPE, Su et al. 2021, section 3.2)."""
-    d = len(pair.query)
-    return (rotation(pair.query_place, d) @ pair.query) @ (rotation(pair.key_place, d) @ pair.key) / math.sqrt(d)
-
-
-def alibi_slopes(num_heads: int) -> list[float]:
-    """The slope of each head (ALiBi, Press et al. 2022, section 3 and their code for what is no power of two)."""
-    power = 1
-    while power * 2 <= num_heads:
-        power *= 2
-    slopes = [2 ** (-8 / power * (head + 1)) for head in range(power)]
-    finer = [2 ** (-8 / (2 * power) * (head + 1)) for head in range(2 * power)]
-    return slopes + finer[0::2][: num_heads - power]
-
-
-def alibi_score(pair: Pair, head: int, attention: AlibiAttention) -> Tensor:
-    """Score () with the head's penalty for each place of distance (ALiBi, Press et al. 2022, section 3)."""
-    penalty = alibi_slopes(attention.num_heads)[head] * (pair.query_place - pair.key_place)
-    return content_score(pair, head, attention) - penalty
-
-
-SCORES: dict[type[Attention], Callable[[Pair, int, Any], Tensor]] = {
-    RelativeAttention: relative_score,
-    RotaryAttention: rotary_score,
-    AlibiAttention: alibi_score,
-    PlainAttention: content_score,
-}
-
-
-def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: Attention) -> Tensor:
-    """Attention over the segment and the short-term memory score by score, without dropout.
-
-    Args:
-        query: projected queries (B, T, C).
-        hidden: (B, W + T, C), the short-term memory and the segment.
-        held: how many of the W places each row fills; they are the last ones.
-        attention: where the parameters are; its class says how places are encoded.
-
-    Returns:
-        (B, T, C).
-    """
-    score = SCORES[type(attention)]
-    batch, queries, dim = query.shape
-    heads, d = attention.num_heads, dim // attention.num_heads
-    width = hidden.shape[1] - queries
-    rows = []
-    for row in range(batch):
-        keys, values = F.linear(hidden[row], attention.kv_proj.weight, attention.kv_proj.bias).split(dim, dim=1)
-        contexts = []
-        for i in range(queries):
-            by_head = []
-            for head in range(heads):
-                part = slice(head * d, (head + 1) * d)
-                seen = range(width - held[row], width + i + 1)
-                pairs = (Pair(query[row, i, part], keys[j, part], width + i, j) for j in seen)
-                weights = torch.softmax(torch.stack([score(pair, head, attention) for pair in pairs]), dim=0)
-                by_head.append(weights @ values[seen.start : seen.stop, part])
-            contexts.append(torch.cat(by_head))
-        rows.append(torch.stack(contexts))
-    return F.linear(torch.stack(rows), attention.out_proj.weight, attention.out_proj.bias)
-
-
-# ---- Compressive memory
-
-
-def compress(x: Tensor, memory: CompressiveMemory) -> tuple[Tensor, Tensor]:
-    """One row's text ``x`` (L, C), compressed window by window (Rae et al. 2020, section 3).
-
-    Returns:
-        the vectors (⌊L / c⌋, C) that stand for its windows, and what fills none and waits (L mod c, C).
-    """
-    kept = []
-    while len(x) >= memory.rate:
-        window, x = x[: memory.rate], x[memory.rate :]
-        if memory.compression == "conv":
-            parts = memory.conv.weight.split(memory.embed_dim, dim=1)
-            kept.append(sum(part @ vector for part, vector in zip(parts, window)))
-        else:
-            kept.append(window.mean(0) if memory.compression == "mean" else window.max(0).values)
-    return torch.stack(kept) if kept else x[:0], x
-
-
-def reconstruction_error(query: Tensor, evicted: Tensor, memory: CompressiveMemory, attention: Attention) -> Tensor:
-    """What compression changes for each query (T, C) that attends to whole windows (L, C): (T,) (same, section 3.2).
-
-    The mean over heads and components of the squared difference; positions play no part.
-    """
-    dim, d = query.shape[1], query.shape[1] // attention.num_heads
-    key_weight, value_weight = attention.kv_proj.weight.detach().split(dim)
-
-    def attend(vector: Tensor, hidden: Tensor) -> Tensor:
-        by_head = []
-        for part in torch.arange(dim).split(d):
-            weights = torch.softmax(hidden @ key_weight[part].T @ vector[part] / math.sqrt(d), dim=0)
-            by_head.append(weights @ (hidden @ value_weight[part].T))
-        return torch.cat(by_head)
-
-    compressed, _ = compress(evicted.detach(), memory)
-    pairs = ((attend(vector, compressed), attend(vector, evicted).detach()) for vector in query.detach())
-    return torch.stack([(found - wanted).square().mean() for found, wanted in pairs])
-
-
-# ---- A layer
-
-
-def decoder_layer(
-    x: Tensor, recent: Tensor, held: list[int], coefficients: Tensor, layer: InfiniteFormerLayer, density: str
-) -> Tensor:
-    """One layer over a segment ``x`` (B, T, C), without dropout and with relu (paper, figure 1).
-
-    Args:
-        recent: (B, W, C), the short-term memory. held: how many of the W places each row fills.
-        coefficients: (B, N, C) of the long-term memory. density: the name of its density.
-    """
-    hidden = F.layer_norm(x, x.shape[-1:], layer.attention_norm.weight, layer.attention_norm.bias)
-    query = hidden @ layer.q_proj.weight.T
-    short = short_attention(query, torch.cat([recent, hidden], dim=1), held, layer.attention)
-    long, _, _ = read(query, coefficients, layer.long_term_memory.attention, density)
-    x = x + short + long
-    inner = F.layer_norm(x, x.shape[-1:], layer.ffn_norm.weight, layer.ffn_norm.bias)
-    inner = torch.clamp(inner @ layer.fc1.weight.T + layer.fc1.bias, min=0)
-    return x + inner @ layer.fc2.weight.T + layer.fc2.bias
+    regression = Regression(memory.basis.num_basis, memory.basis.widths, memory.num_samples, memory.ridge)
+    step = Step(tau, length, memory.contraction == "fixed" or memory.horizon is not None)
+    return ridge_regression(design, torch.stack(targets), ridge_used(regression, step))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import Attention
-from .memory import LongTermMemory
-from .short_term_memory import ShortTermMemory
+from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.memories.base import LongTermMemory
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 COMPRESSIONS = ("conv", "mean", "max")
 

@@ -7,13 +7,16 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention
+from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.memories.base import LongTermMemory
+
 from .basis import GaussianBasis
-from .continuous_attention import ContinuousAttention
+from .contraction import CONTRACTIONS
 from .density import Density
-from .memory import LongTermMemory
-from .refit import CONTRACTIONS, GROWTH_ALLOWED, LEAST_RIDGE, growth, refit
+from .operators import GROWTH_ALLOWED, LEAST_RIDGE, Regression, growth
+from .read import ContinuousAttention
 from .sampling import SAMPLINGS, attention_histogram
+from .update import RefitSettings, refit
 
 
 class ContinuousState(NamedTuple):
@@ -53,7 +56,7 @@ class ContinuousMemory(nn.Module):
         basis: the basis functions.
         num_samples: M, how many samples of the old signal each update keeps.
         ridge: λ of the regression, 1e-8 or more. Where few new vectors come and an old signal would grow with it, an
-            update takes a larger one (``refit.ridge_used``).
+            update takes a larger one (``operators.ridge_used``).
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
             equal share, so that nothing old is forgotten for being old.
         tau: τ in (0, 1), of the fixed contraction.
@@ -96,7 +99,8 @@ class ContinuousMemory(nn.Module):
         self.basis = basis
         self.num_samples, self.ridge, self.tau, self.seed = num_samples, ridge, tau, seed
         self.contraction, self.horizon, self.sampling = contraction, horizon, sampling
-        factor = growth(basis.num_basis, basis.widths, num_samples, ridge, tau if contraction == "fixed" else 0.9)
+        regression = Regression(basis.num_basis, basis.widths, num_samples, ridge)
+        factor = growth(regression, tau if contraction == "fixed" else 0.9)
         if not factor <= GROWTH_ALLOWED:
             raise ValueError(
                 f"{num_samples} samples are too few for {basis.num_basis} functions of widths {basis.widths}: the "
@@ -159,10 +163,21 @@ class ContinuousMemory(nn.Module):
             state.num_tokens,
             lengths,
             histogram,
-            *(self.basis.widths, self.num_samples, self.ridge, self.contraction, self.tau, self.horizon),
-            *(self.sampling, self.seed),
+            *self._settings(),
         )
         return ContinuousState(coefficients, state.num_tokens + lengths, largest)
+
+    def _settings(self) -> RefitSettings:
+        return RefitSettings(
+            widths=self.basis.widths,
+            num_samples=self.num_samples,
+            ridge=self.ridge,
+            contraction=self.contraction,
+            tau=self.tau,
+            horizon=self.horizon,
+            sampling=self.sampling,
+            seed=self.seed,
+        )
 
     def _check(self, state: ContinuousState, x: Tensor) -> tuple[int, int]:
         batch_size, num_basis, dim = state.coefficients.shape

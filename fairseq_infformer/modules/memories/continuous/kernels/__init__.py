@@ -15,8 +15,9 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import gaussian_sum
-from .basis import GaussianFunctions
+from fairseq_infformer.modules.memories.continuous.basis import GaussianFunctions
+
+from . import cpu
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ _read.register_autograd(_gradients, setup_context=_save)
 def _kernels(values: Tensor) -> ModuleType:
     """The module whose ``gaussian_sum`` and ``gaussian_sum_backward`` suit ``values``."""
     fits = values.is_cuda and values.dtype == torch.float32 and values.shape[-1] <= TRITON_DIM
-    return (fits and triton_kernels(values.device)) or gaussian_sum
+    return (fits and triton_kernels(values.device)) or cpu
 
 
 @lru_cache
@@ -104,14 +105,12 @@ def triton_kernels(device: torch.device) -> Optional[ModuleType]:
     if os.environ.get("INFFORMER_TRITON") == "0":
         return None
     try:
-        from . import gaussian_sum_triton
+        from . import triton
 
         row = torch.ones(1, 1, device=device)
         vector, center = row[None], row[0]
-        gaussian_sum_triton.gaussian_sum_backward(
-            gaussian_sum_triton.gaussian_sum(row, row, vector, center), row, row, vector, center
-        )
+        triton.gaussian_sum_backward(triton.gaussian_sum(row, row, vector, center), row, row, vector, center)
     except Exception as error:  # no Triton, no compiler, a card that it does not know: all are slower, none is wrong
         logger.warning("the read goes without Triton on %s: %s: %s", device, type(error).__name__, error)
         return None
-    return gaussian_sum_triton
+    return triton

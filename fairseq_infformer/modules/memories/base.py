@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Optional
 
 from torch import Tensor, nn
 
-from .attention import Attention
-from .short_term_memory import ShortTermMemory
+from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 
 class LongTermMemory(nn.Module, ABC):

@@ -1,0 +1,23 @@
+"""Ordinary attention over the segment and what comes just before it, by its encoding of positions."""
+
+from .alibi import AlibiAttention
+from .base import Attention
+from .plain import PlainAttention
+from .relative import RelativeAttention
+from .rotary import RotaryAttention
+
+POSITION_ENCODINGS: dict[str, type[Attention]] = {
+    "xl": RelativeAttention,
+    "rope": RotaryAttention,
+    "alibi": AlibiAttention,
+    "learned": PlainAttention,  # whoever embeds the tokens adds their positions
+}
+
+__all__ = [
+    "POSITION_ENCODINGS",
+    "AlibiAttention",
+    "Attention",
+    "PlainAttention",
+    "RelativeAttention",
+    "RotaryAttention",
+]

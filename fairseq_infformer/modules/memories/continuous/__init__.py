@@ -1,0 +1,25 @@
+"""The ∞-former's memory (Martins et al. 2022): the past as a continuous signal on [0, 1].
+
+``naive.py`` has the paper's equations in their order; ``basis``, ``contraction``, ``sampling``, ``operators`` and
+``update`` write, ``density``, ``read`` and ``kernels`` read.
+"""
+
+from .basis import GaussianBasis
+from .contraction import CONTRACTIONS
+from .density import DENSITIES, register_density
+from .memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousState
+from .read import ADDRESSINGS, ContinuousAttention
+from .sampling import SAMPLINGS
+
+__all__ = [
+    "ADDRESSINGS",
+    "CONTRACTIONS",
+    "DENSITIES",
+    "SAMPLINGS",
+    "ContinuousAttention",
+    "ContinuousLongTermMemory",
+    "ContinuousMemory",
+    "ContinuousState",
+    "GaussianBasis",
+    "register_density",
+]

@@ -1,0 +1,33 @@
+"""How much of [0, 1] the past keeps when new vectors come."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def fixed_contraction(num_tokens: Tensor, lengths: Tensor, tau: float) -> Tensor:
+    """The paper's rule: whatever is in memory is pressed into [0, τ] (section 3.2)."""
+    return torch.full_like(num_tokens, tau, dtype=torch.float64)
+
+
+def proportional_contraction(num_tokens: Tensor, lengths: Tensor, tau: float) -> Tensor:
+    """Every token read keeps an equal share of [0, 1]: ``τ = n/(n + L)``.
+
+    From n = 16 L on, n is taken from a geometric grid of 5 %, so that a long document needs few distinct operators:
+    their number grows with the logarithm of what was read. The grid's values are the logarithmic means of its cells,
+    which leaves the share of every token what the exact rule gives while n passes through a cell.
+    """
+    exact_up_to, ratio = 16.0, 1.05
+    blocks = num_tokens.double() / lengths.clamp_min(1)
+    cell = ((blocks / exact_up_to).clamp_min(1).log() / math.log(ratio)).floor()
+    on_grid = exact_up_to * ratio**cell * (ratio - 1) / math.log(ratio)
+    blocks = torch.where(blocks > exact_up_to, on_grid, blocks)
+    return blocks / (blocks + 1)
+
+
+CONTRACTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "fixed": fixed_contraction,
+    "proportional": proportional_contraction,
+}

@@ -1,0 +1,236 @@
+"""One update of a batch of continuous memories, as an operator of PyTorch with its gradients.
+
+It is opaque to torch.compile, since which linear maps it takes depends on how many tokens the rows have read.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .basis import GaussianBasis
+from .contraction import CONTRACTIONS
+from .operators import OPERATORS, Regression, Step
+from .sampling import sample_positions
+
+
+class RefitSettings(NamedTuple):
+    """The settings of a ``ContinuousMemory``, in the order in which the operators below take them."""
+
+    widths: tuple[float, ...]
+    num_samples: int
+    ridge: float
+    contraction: str
+    tau: float
+    horizon: Optional[int]
+    sampling: str
+    seed: int
+
+
+# What an operator of PyTorch has to know of them.
+SETTINGS = (
+    "float[] widths, int num_samples, float ridge, str contraction, float tau, int? horizon, str sampling, int seed"
+)
+
+
+class RowMaps(NamedTuple):
+    """The map of every row: ``Θ'_i = old_map_i S_i + new_map_i X_i``, and ``S_i = sample_basis_i Θ_i`` bounded."""
+
+    old_map: Tensor  # (B or 1, N, N or M)
+    new_map: Tensor  # (B or 1, N, L)
+    sample_basis: Optional[Tensor]  # the basis at sticky samples, (B, M, N); absent: the identity
+
+
+def row_maps(
+    like: Tensor, length: int, num_tokens: Tensor, lengths: Tensor, histogram: Optional[Tensor], settings: RefitSettings
+) -> RowMaps:
+    """The maps of rows that have read ``num_tokens`` (B,) and are given ``lengths`` (B,) of L = ``length`` vectors.
+
+    Args:
+        like: (B, N, C), whose dtype and device the maps have. histogram: see ``refit``.
+    """
+    regression = Regression(like.shape[1], tuple(settings.widths), settings.num_samples, settings.ridge)
+    counted = num_tokens if settings.horizon is None else num_tokens.clamp_max(settings.horizon)
+    taus = CONTRACTIONS[settings.contraction](counted, lengths, settings.tau)
+    taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
+    distinct, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
+    repeated = settings.contraction == "fixed" or settings.horizon is not None
+    placed = histogram is not None, like.dtype, like.device
+    operators = OPERATORS.get(
+        [(regression, Step(tau, int(used), repeated), *placed) for tau, used in distinct.tolist()]
+    )
+    operators = [(from_old, _padded(from_new, length)) for from_old, from_new in operators]
+    if len(operators) == 1:
+        old_map, new_map = (operator[None] for operator in operators[0])
+    else:
+        old_map, new_map = (torch.stack(parts)[row.to(like.device)] for parts in zip(*operators))
+    if histogram is None:
+        return RowMaps(old_map, new_map, None)
+    positions = sample_positions(histogram, settings.num_samples, settings.sampling, num_tokens, settings.seed)
+    basis = GaussianBasis(regression.num_basis, regression.widths)
+    return RowMaps(old_map, new_map, basis.evaluate(positions).to(like.dtype))
+
+
+def _padded(new_map: Tensor, length: int) -> Tensor:
+    return new_map if new_map.shape[1] == length else F.pad(new_map, (0, length - new_map.shape[1]))
+
+
+def _times(operator: Tensor, x: Tensor) -> Tensor:
+    return operator.expand(len(x), -1, -1) @ x
+
+
+@torch.library.custom_op(
+    "fairseq_infformer::refit",
+    mutates_args=(),
+    schema="(Tensor coefficients, Tensor largest, Tensor x, Tensor num_tokens, Tensor lengths, Tensor? histogram, "
+    f"{SETTINGS}) -> (Tensor, Tensor)",
+)
+def refit(
+    coefficients: Tensor,
+    largest: Tensor,
+    x: Tensor,
+    num_tokens: Tensor,
+    lengths: Tensor,
+    histogram: Optional[Tensor],
+    *settings: object,
+) -> tuple[Tensor, Tensor]:
+    """The memory after the first ``lengths`` (B,) vectors of each row of ``x`` (B, L, C) were added.
+
+    Between samples that lie far apart the regression overshoots, by a fifth and more. Where attention looks for what
+    is large, sticky samples gather there: the next update would take the overshoot for the signal, and so on without
+    end. So no sticky sample is longer than the longest vector that was ever written; one that is, is scaled down.
+
+    Args:
+        coefficients: (B, N, C) of the memory before. largest: (B,), the greatest norm of a vector written to it.
+        num_tokens, lengths: (B,), on the CPU.
+        histogram: (B, D), that of sticky sampling; None: samples are uniform.
+        settings: those of ``RefitSettings``.
+
+    Returns:
+        the new coefficients, and their ``largest``, which has no gradient.
+
+    Raises:
+        ValueError: on the CPU, if a vector to add is not finite. Elsewhere, where looking would wait for the device,
+            its row keeps the memory it had.
+    """
+    length = x.shape[1]
+    if not bool(((lengths >= 0) & (lengths <= length)).all()):
+        raise ValueError(f"lengths must lie in 0..{length}, the length of x, got {lengths.tolist()}")
+    if not bool((lengths == length).all()):
+        # Vectors past a row's length meet zero columns; they are zeroed too, since 0 · inf is not 0.
+        unused = torch.arange(length) >= lengths[:, None]
+        x = x.masked_fill(unused.to(x.device)[:, :, None], 0)
+    maps = row_maps(coefficients, length, num_tokens, lengths, histogram, RefitSettings(*settings))
+    with torch.autocast(x.device.type, enabled=False):  # the memory is never kept in half precision
+        result = _times(maps.new_map, x)
+        if bool(num_tokens.any()):
+            old = coefficients
+            if maps.sample_basis is not None:
+                old = maps.sample_basis @ coefficients
+                old = old * _factors(old, largest)[0]
+            result += _times(maps.old_map, old)
+    larger = torch.cat([largest[:, None], x.norm(dim=2)], dim=1).amax(1)
+    finite = x.sum(dim=(1, 2)).isfinite()  # of any vector that is not, so is the sum
+    if x.device.type != "cpu":
+        result = torch.where((finite & (lengths > 0).to(x.device))[:, None, None], result, coefficients)
+        return result, torch.where(finite, larger, largest)
+    if not bool(finite.all()):
+        refuse_nonfinite(x)
+    if not bool(lengths.all()):
+        result = torch.where((lengths > 0)[:, None, None], result, coefficients)
+    return result, larger
+
+
+def _factors(samples: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """What brings each sample (B, M, C) down to the norm ``largest`` (B,), and its norm, both (B, M, 1)."""
+    norms = samples.norm(dim=2, keepdim=True).clamp_min(torch.finfo(samples.dtype).tiny)
+    return (largest[:, None, None] / norms).clamp_max(1), norms
+
+
+def refuse_nonfinite(x: Tensor) -> None:
+    """ValueError with the place of the first value of ``x`` (B, L, C) that is not finite, if there is one."""
+    places = (~x.isfinite()).nonzero()
+    if len(places):
+        row, position, channel = places[0].tolist()
+        raise ValueError(
+            f"x must be finite, got {float(x[row, position, channel])} in row {row}, vector {position}, channel "
+            f"{channel}; the memory would keep it for good"
+        )
+
+
+@refit.register_fake
+def _(coefficients: Tensor, largest: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(coefficients), torch.empty_like(largest)
+
+
+@torch.library.custom_op(
+    "fairseq_infformer::refit_transposed",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor? coefficients, Tensor? largest, bool for_coefficients, bool for_x, int length, "
+    f"Tensor num_tokens, Tensor lengths, Tensor? histogram, {SETTINGS}) -> (Tensor, Tensor)",
+)
+def refit_transposed(
+    grad: Tensor,
+    coefficients: Optional[Tensor],
+    largest: Optional[Tensor],
+    for_coefficients: bool,
+    for_x: bool,
+    length: int,
+    num_tokens: Tensor,
+    lengths: Tensor,
+    histogram: Optional[Tensor],
+    *settings: object,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of ``refit``'s coefficients (B, N, C) and ``x`` (B, L, C): its transposed map, of ``grad``.
+
+    Where samples are sticky, it needs to know which of the old signal were too long. What is not asked for comes back
+    empty.
+    """
+    maps = row_maps(grad, length, num_tokens, lengths, histogram, RefitSettings(*settings))
+    adds = (lengths > 0).to(grad.device)[:, None, None]
+    old, new = grad.new_empty(0), grad.new_empty(0)
+    with torch.autocast(grad.device.type, enabled=False):
+        if for_coefficients:
+            old = _times(maps.old_map.transpose(1, 2), grad)
+            if maps.sample_basis is not None:
+                samples = maps.sample_basis @ coefficients
+                factors, norms = _factors(samples, largest)
+                along = (old * samples).sum(2, keepdim=True) / norms / norms
+                old = factors * (old - torch.where(factors < 1, along, 0) * samples)  # a bounded norm cannot change
+                old = maps.sample_basis.transpose(1, 2) @ old
+            old = torch.where(adds, old, grad)
+        if for_x:
+            new = _times(maps.new_map.transpose(1, 2), grad) * adds
+    return old, new
+
+
+@refit_transposed.register_fake
+def _(
+    grad: Tensor,
+    coefficients: Optional[Tensor],
+    largest: Optional[Tensor],
+    for_coefficients: bool,
+    for_x: bool,
+    length: int,
+    *settings: object,
+) -> tuple[Tensor, Tensor]:
+    old = torch.empty_like(grad) if for_coefficients else grad.new_empty(0)
+    return old, grad.new_empty(grad.shape[0], length, grad.shape[2]) if for_x else grad.new_empty(0)
+
+
+def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    coefficients, largest, x, num_tokens, lengths, histogram, *settings = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*((None, None) if histogram is None else (coefficients, largest)))
+    ctx.arguments = (x.shape[1], num_tokens, lengths, histogram, *settings)
+
+
+def _backward(ctx, grad: Tensor, of_largest: Tensor) -> tuple[Optional[Tensor], ...]:
+    for_coefficients, _, for_x, *_ = ctx.needs_input_grad
+    old, new = refit_transposed(grad.contiguous(), *ctx.saved_tensors, for_coefficients, for_x, *ctx.arguments)
+    others = [None] * (len(ctx.arguments) - 1)
+    return old if for_coefficients else None, None, new if for_x else None, *others
+
+
+refit.register_autograd(_backward, setup_context=_save)
