@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,17 @@ def _quiet_import() -> Iterator[None]:
         root.setLevel(level)
         root.handlers[:] = handlers
 
+
+# By a link or a copy of another name; fairseq would go on to import all of it once more, by the name in its imports.
+if __name__ != "fairseq_infformer":
+    from .errors import InputError, print_in_one_line
+
+    _folder = Path(__file__).resolve().parent
+    print_in_one_line()
+    raise InputError(
+        f"the plugin must be imported as fairseq_infformer, not as {__name__}: give --user-dir "
+        f"{_folder if _folder.name == 'fairseq_infformer' else 'a folder of that name'}"
+    )
 
 if find_spec("fairseq") is not None:
     with _quiet_import():

@@ -3,8 +3,9 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+from fairseq import checkpoint_utils
 from fairseq.models import MODEL_REGISTRY
 from fairseq.utils import split_paths
 
@@ -19,16 +20,37 @@ AT_LEAST = (
     ("common", "log_interval", 1),
     ("checkpoint", "save_interval", 1),
     ("dataset", "validate_interval", 1),
+    ("ema", "ema_update_freq", 1),
 )
 
+# Each leaves out a part of the text, of which every token is to be a target once.
+LEAVES_OUT = (("optimization", "skip_remainder_batch"), ("dataset", "max_valid_steps"))
 
-def check_run(cfg: Any) -> None:
-    """Look at the configuration of fairseq-train, fairseq-eval-lm or fairseq-validate; InputError before any work."""
+
+def check_run(cfg: Any, command: str) -> None:
+    """Look at the configuration of one of fairseq's commands; InputError before any work.
+
+    Args:
+        cfg: the whole configuration, as fairseq gives it to ``call_main``.
+        command: the module of the command, such as ``train`` or ``eval_lm``.
+    """
+    if command == "interactive":
+        refuse_generation(cfg)
     if getattr(cfg.task, "_name", None) != "streaming_language_modeling":
         return
-    mistakes = _training_mistakes(cfg) if cfg.model is not None else _evaluation_mistakes(cfg)
+    mistakes = _training_mistakes(cfg) if cfg.model is not None else _evaluation_mistakes(cfg, command)
     for mistake in (*_common_mistakes(cfg), *mistakes):
         raise InputError(mistake)
+
+
+def refuse_generation(cfg: Any) -> None:
+    """InputError if fairseq-generate or fairseq-interactive is given this project's task, or a model of it."""
+    paths = [path for path in split_paths(cfg.common_eval.path or "") if Path(path).is_file()]
+    models = [checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model for path in paths]
+    if cfg.task._name == "streaming_language_modeling" or any("long_term_memory" in model for model in models):
+        raise InputError(
+            "this version cannot generate text, only train on it and score it, with fairseq-eval-lm or infformer-eval"
+        )
 
 
 def _common_mistakes(cfg: Any) -> Iterator[str]:
@@ -55,6 +77,9 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
     for part, name, least in AT_LEAST:
         if (value := cfg[part][name]) < least:
             yield f"--{name.replace('_', '-')} must be {least} or more, got {value}"
+    for part, name in LEAVES_OUT:
+        if cfg[part][name]:
+            yield f"--{name.replace('_', '-')} leaves out a part of the text, which is to be read whole: do not give it"
     if cfg.distributed_training.cpu_offload:
         yield "--cpu-offload needs FSDP, which is not supported; leave it out"
     if cfg.checkpoint.write_checkpoints_asynchronously:
@@ -62,6 +87,15 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
             "--write-checkpoints-asynchronously is not supported: it writes over the last checkpoint, so that a run "
             "killed meanwhile has none; leave it out"
         )
+    if not 0 <= cfg.ema.ema_decay <= 1:
+        yield f"--ema-decay must lie in [0, 1], got {cfg.ema.ema_decay}"
+    if (seed := cfg.ema.ema_seed_model) and not Path(seed).is_file():
+        yield f"--ema-seed-model {seed} does not exist; leave it out to start from the model's weights"
+    if cfg.common.quantization_config_path:
+        yield "--quantization-config-path is not supported; leave it out"
+    if _dict(cfg.checkpoint.optimizer_overrides) is None:
+        given = cfg.checkpoint.optimizer_overrides
+        yield f"--optimizer-overrides takes a dict such as \"{{'lr': [0.001]}}\", got {given!r}"
     yield from _start_mistakes(cfg.checkpoint)
     if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _goes_on(cfg.checkpoint):
         yield "give --gpt2, the folder of the GPT-2 to start from (only to go on from a checkpoint none is needed)"
@@ -81,11 +115,18 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
 
 def _start_mistakes(checkpoint: Any) -> Iterator[str]:
     # Of a checkpoint that is missing fairseq says "No existing checkpoint found" and trains from the start.
+    if checkpoint.continue_once and not Path(checkpoint.continue_once).is_file():
+        yield f"--continue-once {checkpoint.continue_once} does not exist; leave it out to train from the start"
     if checkpoint.restore_file != FROM_THE_START:
         if checkpoint.finetune_from_model:
             yield "--restore-file and --finetune-from-model exclude each other; leave one out"
         if not Path(checkpoint.restore_file).is_file():
             yield f"--restore-file {checkpoint.restore_file} does not exist; leave it out to train from the start"
+        elif (last := _last(checkpoint)).is_file() and not last.samefile(checkpoint.restore_file):
+            yield (
+                f"--restore-file {checkpoint.restore_file} would begin anew although {last} is there: leave "
+                "--restore-file out to resume, or give another --save-dir"
+            )
     if checkpoint.finetune_from_model:
         if not Path(checkpoint.finetune_from_model).is_file():
             yield f"--finetune-from-model {checkpoint.finetune_from_model} does not exist; give a checkpoint"
@@ -94,9 +135,13 @@ def _start_mistakes(checkpoint: Any) -> Iterator[str]:
                 yield f"--finetune-from-model resets all: leave --reset-{name.replace('_', '-')} out"
 
 
+def _last(checkpoint: Any) -> Path:
+    return Path(checkpoint.save_dir) / f"checkpoint_last{checkpoint.checkpoint_suffix or ''}.pt"
+
+
 def _goes_on(checkpoint: Any) -> bool:
-    last = Path(checkpoint.save_dir) / FROM_THE_START
-    return bool(checkpoint.finetune_from_model) or checkpoint.restore_file != FROM_THE_START or last.is_file()
+    given = checkpoint.finetune_from_model or checkpoint.continue_once or checkpoint.restore_file != FROM_THE_START
+    return bool(given) or _last(checkpoint).is_file()
 
 
 def _criterion_mistakes(cfg: Any) -> Iterator[str]:
@@ -118,7 +163,7 @@ def _criterion_mistakes(cfg: Any) -> Iterator[str]:
             yield f"--criterion {name} cannot train an adaptive softmax; give --criterion ltm_cross_entropy"
 
 
-def _evaluation_mistakes(cfg: Any) -> Iterator[str]:
+def _evaluation_mistakes(cfg: Any, command: str) -> Iterator[str]:
     path = cfg.common_eval.path
     if path is None:
         yield "give --path, the checkpoint to evaluate"
@@ -126,11 +171,23 @@ def _evaluation_mistakes(cfg: Any) -> Iterator[str]:
         yield f"--path {path} has a ':', which joins checkpoints: they are not scored together; give one without it"
     elif not Path(path).is_file():
         yield f"there is no checkpoint {path}; give --path one that exists"
+    if command == "validate" and cfg.dataset.batch_size is None:
+        yield "give --batch-size, the number of streams that are read side by side"
+    given = cfg.common_eval.model_overrides
+    overrides = _dict(given)
+    if overrides is None:
+        yield f"--model-overrides takes a dict such as \"{{'stm_length': 512}}\", got {given!r}"
+    for name in overrides or ():
+        # fairseq changes settings of any part, of which nothing is read in evaluation but the model's.
+        parts = [part for part in cfg if cfg[part] is not None and name in cfg[part]]
+        if parts or name in cfg:
+            flag = f"give --{name.replace('_', '-')}" if parts == ["task"] and name != "data" else "leave it out"
+            yield f"--model-overrides has {name!r}, which is no setting of the model; {flag}"
+
+
+def _dict(text: str) -> Optional[dict]:
     try:
-        overrides = ast.literal_eval(cfg.common_eval.model_overrides)
+        value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        overrides = None
-    if not isinstance(overrides, dict):
-        yield (
-            f"--model-overrides takes a dict such as \"{{'stm_length': 512}}\", got {cfg.common_eval.model_overrides!r}"
-        )
+        return None
+    return value if isinstance(value, dict) else None

@@ -7,6 +7,8 @@ import enum
 import functools
 import logging
 import os
+import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +16,24 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, utils
-from fairseq.data import data_utils
+from fairseq.data import data_utils, plasma_utils
 from fairseq.dataclass import constants
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
 from fairseq.models.ema.ema import EMA
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
+from fairseq_cli import generate
+from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from omegaconf import base, dictconfig, listconfig, nodes
 from torch import Tensor, nn
 
 from . import checkpoints, distributed
-from .checks import check_run
+from .checks import check_run, refuse_generation
 from .errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -103,25 +110,55 @@ def look_before_a_run() -> None:
         command = Path(main.__code__.co_filename).stem
         choose_precision(cfg, command)
         distributed.configure(cfg, command)
-        check_run(cfg)
+        check_run(cfg, command)
         call_main(cfg, functools.partial(distributed.run_together, main), **more)
         distributed.leave()
 
     distributed_utils.call_main = look_and_call
 
 
-def keep_checkpoints_from_a_race() -> None:
-    """Look at the environment before anything is written where ``call_main`` came before the plugin.
+def look_at_a_run_of_hydra() -> None:
+    """Look at the run, and print mistakes in one line, where ``call_main`` came before the plugin.
 
-    That is fairseq-hydra-train, which imports plugins when it trains.
+    That is fairseq-hydra-train, which imports plugins when it trains; what it does next is to add defaults.
     """
-    verify = checkpoint_utils.verify_checkpoint_directory
+    train = sys.modules.get("fairseq_cli.train")
+    if train is None or not HydraConfig.initialized():
+        return
+    add_defaults = train.add_defaults
 
-    def look_and_verify(save_dir: str) -> None:
+    def look_and_add(cfg: Any) -> None:
         distributed.refuse_a_race()
-        verify(save_dir)
+        for path in utils.split_paths(cfg.task.get("data") or ""):
+            if not os.path.isabs(path):
+                raise InputError(
+                    f"task.data {path} is sought in {os.getcwd()}, where hydra runs; give an absolute path"
+                )
+        choose_precision(cfg, "train")
+        check_run(cfg, "train")
+        add_defaults(cfg)
 
-    checkpoint_utils.verify_checkpoint_directory = look_and_verify
+    train.add_defaults = look_and_add
+    hydra_utils.CompactHydraException = (hydra_utils.CompactHydraException, InputError)
+
+
+def name_the_option_without_a_value() -> None:
+    """Tell in one line which option has to be given, such as --total-num-update, or has a wrong value."""
+    compose = dataclass_utils.compose
+
+    @functools.wraps(compose)
+    def composed(*args, **kwargs):
+        try:
+            return compose(*args, **kwargs)
+        except ConfigCompositionException as error:
+            found = re.search(r"override \w+\.(\w+)=(.*)", str(error))
+            if found is None:
+                raise
+            name, value = f"--{found[1].replace('_', '-')}", found[2]
+            message = f"give {name}, which has no default" if value == "null" else f"{name} cannot be {value}"
+            raise InputError(message) from error
+
+    dataclass_utils.compose = composed
 
 
 def let_ddp_run_on_a_cpu() -> None:
@@ -269,7 +306,7 @@ def average_every_weight_once() -> None:
 
     fairseq averages all that is in a model's state: buffers too, where whole numbers end in an error, and weights with
     two names, as tied embeddings have, twice. It counts the updates for ``--ema-update-freq`` from the start of its
-    process. Where a checkpoint has no average it crashes, instead of starting one from its weights.
+    process.
     """
 
     @torch.no_grad()
@@ -290,36 +327,104 @@ def average_every_weight_once() -> None:
         state = checkpoint_utils.load_checkpoint_to_cpu(fpath)
         return state | {"model": checkpoints.averaged_weights(fpath, state)}
 
+    EMA.step, checkpoint_utils.load_ema_from_checkpoint = step, seed
+
+
+def refuse_to_generate() -> None:
+    """Say of fairseq-generate what ``look_before_a_run`` says of fairseq-interactive; it never passes ``call_main``."""
+    main = generate.main
+
+    @functools.wraps(main)
+    def refuse_and_generate(cfg):
+        refuse_generation(
+            dataclass_utils.convert_namespace_to_omegaconf(cfg) if isinstance(cfg, argparse.Namespace) else cfg
+        )
+        return main(cfg)
+
+    generate.main = refuse_and_generate
+
+
+def refuse_half_a_resume() -> None:
+    """Say what a checkpoint lacks of what is to be resumed.
+
+    Without the state of an optimizer fairseq goes on from the weights alone and counts updates from 0, without a word.
+    Without averaged weights, for ``--store-ema``, it crashes instead of averaging from here on.
+    """
     resume = Trainer.load_checkpoint
 
     @functools.wraps(resume)
-    def resumed(self, *args, **kwargs):
+    def resumed(self, filename, reset_optimizer=False, *args, **kwargs):
         read = checkpoint_utils.load_checkpoint_to_cpu
 
-        def with_average(*args, **kwargs):
+        def looked_into(*args, **kwargs):
             state = read(*args, **kwargs)
+            if not reset_optimizer and state.get("last_optimizer_state") is None:
+                raise InputError(
+                    f"{filename} has no optimizer state (--no-save-optimizer-state): its training cannot be resumed; "
+                    "--reset-optimizer starts another from its weights, at update 0"
+                )
             if self.cfg.ema.store_ema and "ema" not in state["extra_state"]:
                 logger.warning("the checkpoint has no averaged weights: the average starts from its weights")
                 state["extra_state"]["ema"] = state["model"]
             return state
 
-        checkpoint_utils.load_checkpoint_to_cpu = with_average
+        checkpoint_utils.load_checkpoint_to_cpu = looked_into
         try:
-            return resume(self, *args, **kwargs)
+            return resume(self, filename, reset_optimizer, *args, **kwargs)
         finally:
             checkpoint_utils.load_checkpoint_to_cpu = read
 
-    EMA.step, checkpoint_utils.load_ema_from_checkpoint, Trainer.load_checkpoint = step, seed, resumed
+    Trainer.load_checkpoint = resumed
+
+
+def name_the_optimizer_that_cannot_be() -> None:
+    """Tell in one line what an optimizer or a schedule lacks, such as a package, a GPU or --max-update."""
+    build = Trainer._build_optimizer
+
+    @functools.wraps(build)
+    def built(self):
+        try:
+            build(self)
+            for group in self.optimizer.param_groups:
+                _, _ = group.get("betas", (0, 0))  # which Adam looks at in its first step
+        except InputError:
+            raise
+        except Exception as error:
+            names = f"--optimizer {self.cfg.optimizer._name} with --lr-scheduler {self.cfg.lr_scheduler._name}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"{names} cannot be set up ({reason}); change their options, or give others") from error
+
+    Trainer._build_optimizer = built
+
+
+def refuse_what_starts_before_a_run() -> None:
+    """Tell in one line what is missing for two options that fairseq-train acts on before anything else."""
+
+    def refuse(message: str) -> Callable:
+        def refused(*args: Any, **kwargs: Any) -> None:
+            raise InputError(message)
+
+        return refused
+
+    if not torch.cuda.is_available():
+        torch.cuda.profiler.profile = refuse("--profile needs a GPU; leave it out")
+    if not plasma_utils.PYARROW_AVAILABLE:
+        plasma_utils.PlasmaStore.__new__ = refuse("--use-plasma-view needs pyarrow with plasma; leave it out")
 
 
 allow_configurations()
 keep_quiet_about_pinned_memory()
 look_before_a_run()
 replace_checkpoints_whole()
-keep_checkpoints_from_a_race()
+look_at_a_run_of_hydra()
+name_the_option_without_a_value()
 let_ddp_run_on_a_cpu()
 collect_memory_before_saving()
 find_ignored_splits()
 name_the_checkpoint_that_does_not_fit()
 keep_what_half_precision_rounds()
 average_every_weight_once()
+refuse_to_generate()
+refuse_half_a_resume()
+name_the_optimizer_that_cannot_be()
+refuse_what_starts_before_a_run()

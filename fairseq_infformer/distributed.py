@@ -119,10 +119,12 @@ def refuse_a_race() -> None:
 def _refuse_unsupported(cfg: Any) -> None:
     if str(cfg.distributed_training.ddp_backend) == "fully_sharded":
         raise InputError("--ddp-backend fully_sharded (FSDP) is not supported: give pytorch_ddp or legacy_ddp")
-    if cfg.common.model_parallel_size > 1 or cfg.distributed_training.pipeline_model_parallel:
+    if cfg.common.model_parallel_size != 1 or cfg.distributed_training.pipeline_model_parallel:
         raise InputError(
             "model parallelism is not supported: leave out --model-parallel-size and --pipeline-model-parallel"
         )
+    if str(cfg.distributed_training.zero_sharding) != "none":
+        raise InputError("--zero-sharding is not supported: leave it out")
 
 
 def _asked(settings: Any) -> Optional[int]:

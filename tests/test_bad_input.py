@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import BIN, TASK, TINY, one_error, run, run_here
+from command_line import BIN, ROOT, TASK, TINY, one_error, run, run_here
 from fairseq.trainer import Trainer
-from fairseq_cli import eval_lm, train
-from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, RESET, SCORING, TRAINING, Wrong
+from fairseq_cli import eval_lm, generate, interactive, train, validate
+from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, RESET, SCORING, TRAINING, VALIDATION, Wrong
 
 from fairseq_infformer.cli import evaluate, prepare
 from fairseq_infformer.errors import InputError
@@ -117,6 +117,25 @@ def test_fairseq_eval_lm_refuses(row, documents, checkpoint, tmp_path):
     refused(row, command, documents, checkpoint, tmp_path)
 
 
+@pytest.mark.parametrize("row", VALIDATION, ids=describe)
+def test_fairseq_validate_refuses(row, documents, checkpoint, tmp_path):
+    def command(data: Path, save: Path) -> tuple[int, str]:
+        path = save / "checkpoint_last.pt"
+        arguments = [data, *TASK, "--path", path, "--batch-size", 4, "--cpu", "--num-workers", 0]
+        return run_here(validate.cli_main, *with_flags(arguments, row.flags))
+
+    refused(row._replace(checkpoint="good"), command, documents, checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("command", [generate, interactive])
+@pytest.mark.parametrize("task", [TASK[2:], ["--task", "language_modeling"], []], ids=" ".join)
+def test_generation_is_refused(command, task, documents, trained):
+    """Whatever the task: fairseq's own would come to an error of theirs, or to advice that helps nobody."""
+    code, text = run_here(command.cli_main, documents, *TASK[:2], *task, "--path", trained[0], "--cpu")
+    assert code == 1
+    assert "this version cannot generate text, only train on it and score it" in one_error(text)
+
+
 @pytest.mark.parametrize("row", SCORING, ids=describe)
 def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
     def command(data: Path, save: Path) -> tuple[int, str]:
@@ -136,6 +155,15 @@ def test_a_shell_shows_the_line_alone(documents, tmp_path):
         done = run(*wrong, check=False)
         assert done.returncode == 1 and message in one_error(done.stdout)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_plugin_under_another_name_is_refused(documents, tmp_path):
+    """Linked, and copied: fairseq takes the name of the folder for that of the module."""
+    (tmp_path / "linked").symlink_to(ROOT / "fairseq_infformer")
+    shutil.copytree(ROOT / "fairseq_infformer", tmp_path / "copied")
+    for name, advice in (("linked", str(ROOT / "fairseq_infformer")), ("copied", "a folder of that name")):
+        code, text = run_here(train.cli_main, documents, "--user-dir", tmp_path / name, *TASK[2:])
+        assert code == 1 and one_error(text).endswith(f"not as {name}: give --user-dir {advice}")
 
 
 def test_another_model_than_this_project_s_is_refused(documents, tmp_path):

@@ -15,9 +15,9 @@ import torch
 from command_line import BIN, TASK, TINY, checked, free_port, infformer_eval, logged, one_error, run, run_forked
 from fairseq.distributed import utils as distributed_utils
 from forking import start_command
+from in_process import training_configuration
 
-import fairseq_infformer  # noqa: F401  (its shims)
-from fairseq_infformer import distributed
+from fairseq_infformer import compat, distributed
 from fairseq_infformer.errors import InputError
 
 RESET = ["--document-boundaries", "reset"]
@@ -298,13 +298,27 @@ def test_fairseq_scores_in_one_process(command, flags, settle):
         settle({} if flags else TWO, "--path", "model.pt", *flags, command=command)
 
 
-def test_processes_that_know_nothing_of_each_other_do_not_race_on_a_checkpoint(monkeypatch, tmp_path):
-    """fairseq-hydra-train imports the plugin when it is too late to settle anything."""
+def test_a_run_of_hydra_is_looked_at_before_anything_is_written(monkeypatch, documents, tmp_path):
+    """fairseq-hydra-train imports the plugin when it trains; processes must not race on a checkpoint there either."""
+    monkeypatch.setattr(compat.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(compat.hydra_utils, "CompactHydraException", compat.hydra_utils.CompactHydraException)
+    monkeypatch.setattr(fairseq_cli.train, "add_defaults", lambda cfg: None)
+    compat.look_at_a_run_of_hydra()
+
+    def look(data: object, *flags: object) -> None:
+        fairseq_cli.train.add_defaults(training_configuration(data, tmp_path, "--batch-size", 2, *flags))
+
+    look(documents)
+    with pytest.raises(InputError, match=r"task.data data is sought in .*, where hydra runs; give an absolute path"):
+        look("data")
+    with pytest.raises(InputError, match=r"--seed must lie in"):
+        look(documents, "--seed", -1)
+    with pytest.raises(compat.hydra_utils.CompactHydraException):  # of which hydra prints the line alone
+        look(documents, "--fp16")
     for name, value in TWO.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"WORLD_SIZE=2.* but this process trains alone: give fairseq-train"):
-        fairseq_cli.train.checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "save"))
-    assert not (tmp_path / "save").exists()
+        look(documents)
 
 
 def fail(rank: int) -> None:

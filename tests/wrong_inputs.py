@@ -46,6 +46,12 @@ def without_model(content: bytes) -> bytes:
     return pickled(state)
 
 
+def without_optimizer(content: bytes) -> bytes:
+    state = torch.load(io.BytesIO(content))
+    del state["last_optimizer_state"]
+    return pickled(state)
+
+
 def fewer_words(content: bytes) -> bytes:
     return b"".join(content.splitlines(keepends=True)[:-5])
 
@@ -109,6 +115,7 @@ CHECKPOINTS: dict[str, Callable[[bytes], bytes]] = {
     ),
     "no history": lambda good: pickled({"cfg": None}),
     "no model": without_model,
+    "no optimizer": without_optimizer,
     "a list": lambda good: pickled([1, 2]),
 }
 
@@ -131,6 +138,8 @@ TRAINING = [
     Wrong(r"there is no split ''", ["--valid-subset", ""]),
     Wrong(r"there is no split 'dev'", ["--train-subset", "dev"]),
     Wrong(r"Valid paths \['valid1'\] will be ignored", data="a second valid"),
+    Wrong(r"--skip-remainder-batch leaves out a part of the text", ["--skip-remainder-batch", "--update-freq", 3]),
+    Wrong(r"--max-valid-steps leaves out a part of the text", ["--nval", 3]),
     # ---- sizes
     Wrong(r"--decoder-layers must be 1 or more, got 0", ["--decoder-layers", 0]),
     Wrong(r"--decoder-embed-dim must be 1 or more, got 0", ["--decoder-embed-dim", 0]),
@@ -201,6 +210,19 @@ TRAINING = [
     Wrong(r"--save-interval must be 1 or more, got 0", ["--save-interval", 0]),
     Wrong(r"--log-file .* its folder does not exist", ["--log-file", "/nowhere/log"]),
     Wrong(r"--tensorboard-logdir /proc/none cannot be made", ["--tensorboard-logdir", "/proc/none"]),
+    Wrong(r"--zero-sharding is not supported", ["--zero-sharding", "os"]),
+    Wrong(r"model parallelism is not supported", ["--model-parallel-size", 0]),
+    Wrong(r"--quantization-config-path is not supported", ["--quantization-config-path", "none.yaml"]),
+    Wrong(r"--use-plasma-view needs pyarrow with plasma; leave it out", ["--use-plasma-view"]),
+    *([] if torch.cuda.is_available() else [Wrong(r"--profile needs a GPU; leave it out", ["--profile"])]),
+    Wrong(r"--fp16-adam-stats is only supported with FusedAdamV1\); change", ["--fp16-adam-stats"]),
+    Wrong(r"cosine cannot be set up .*Either --max_update or --lr-period", ["--lr-scheduler", "cosine"]),
+    Wrong(r"give --total-num-update, which has no default", ["--lr-scheduler", "polynomial_decay"]),
+    Wrong(r"--optimizer cpu_adam .*Please install DeepSpeed: pip install deepspeed\)", ["--optimizer", "cpu_adam"]),
+    Wrong(r"--optimizer adam .*cannot unpack", ["--adam-betas", "0.9"]),
+    Wrong(r"--ema-update-freq must be 1 or more, got 0", ["--store-ema", "--ema-update-freq", 0]),
+    Wrong(r"--ema-decay must lie in \[0, 1\], got 2", ["--store-ema", "--ema-decay", 2]),
+    Wrong(r"--ema-seed-model none.pt does not exist", ["--store-ema", "--ema-seed-model", "none.pt"]),
     # ---- where it saves and starts
     Wrong(r"--save-dir .* cannot be written \(File exists\)", save="notes.txt"),
     Wrong(r"--save-dir .* cannot be written \(Not a directory\)", save="notes.txt/save"),
@@ -209,6 +231,10 @@ TRAINING = [
     Wrong(r"--restore-file none.pt does not exist", ["--restore-file", "none.pt"]),
     Wrong(r"--finetune-from-model none.pt does not exist", ["--finetune-from-model", "none.pt"]),
     Wrong(r"exclude each other", ["--restore-file", "none.pt", "--finetune-from-model", "none.pt"]),
+    Wrong(r"--continue-once none.pt does not exist", ["--continue-once", "none.pt"]),
+    Wrong(r"--optimizer-overrides takes a dict such as .* got '\{bad'", ["--optimizer-overrides", "{bad"]),
+    Wrong(r"begin anew although .*checkpoint_last.pt is there: leave", ["--restore-file", __file__], checkpoint="good"),
+    Wrong(r"has no optimizer state .* --reset-optimizer starts another", checkpoint="no optimizer"),
     Wrong(r"is cut short or no checkpoint .*central directory", checkpoint="half"),
     Wrong(r"is cut short or no checkpoint .*EOFError", checkpoint="empty"),
     Wrong(r"is cut short or no checkpoint", checkpoint="zeros"),
@@ -225,7 +251,7 @@ TRAINING = [
     Wrong(r"basis has 16 functions .* model's has 8", ["--ltm-basis", 8], checkpoint="good"),
     Wrong(r"another optimizer.*give those of its run, or --reset-optimizer", ["--optimizer", "sgd"], checkpoint="good"),
     Wrong(r"another optimizer, criterion", ["--criterion", "cross_entropy"], checkpoint="good"),
-    Wrong(r"another optimizer, criterion or schedule", ["--lr-scheduler", "cosine"], checkpoint="good"),
+    Wrong(r"another optimizer, criterion or sch", ["--lr-scheduler", "cosine", "--max-update", 9], checkpoint="good"),
     Wrong(r"is not the one that the checkpoint was", data="words in another order, no stats", checkpoint="good"),
     # ---- the data
     Wrong(r"dict.txt does not exist; make the data with preprocess/prepare.sh", data="no dictionary"),
@@ -260,6 +286,18 @@ TRAINING = [
     Wrong(r"stats.json counts 19391 tokens of train, the data holds 19392", data="stats of another count"),
 ]
 
+OVERRIDES = [
+    ("{'ltm_ablation': 'zeros'}", r"--ltm-ablation must be one of none, zero, swap, got 'zeros'"),
+    ("{'ltm_ablation': 'Zero'}", r"--ltm-ablation must be one of none, zero, swap, got 'Zero'"),
+    ("{'ltm_ablation': None}", r"--ltm-ablation must be one of none, zero, swap, got None"),
+    ("{'stm_length': '7'}", r"--stm-length must be a whole number, got '7'"),
+    ("{'ltm_horizon': 1.5}", r"--ltm-horizon must be a whole number or None, got 1.5"),
+    ("{'ltm_flat_start': 1}", r"--ltm-flat-start must be True or False, got 1"),
+    ("{'tokens_per_sample': 4}", r"'tokens_per_sample', which is no setting of the model; give --tokens-per-sample"),
+    ("{'lr': [1]}", r"'lr', which is no setting of the model; leave it out"),
+    ("{'model': {'stm_length': 4}}", r"'model', which is no setting of the model; leave it out"),
+]
+
 EVALUATION = [
     Wrong(r"--context-window 4 does not apply", ["--context-window", 4]),
     Wrong(r"result of shard 0 of 2 alone", ["--num-shards", 2]),
@@ -272,6 +310,7 @@ EVALUATION = [
     Wrong(r"another model \(size mismatch", ["--model-overrides", "{'decoder_embed_dim': 64}"]),
     Wrong(r"--model-overrides has 'ltm_ablaton', which", ["--model-overrides", "{'ltm_ablaton': 'zero'}"]),
     Wrong(r"--model-overrides takes a dict such as .* got '\{bad'", ["--model-overrides", "{bad"]),
+    *(Wrong(message, ["--model-overrides", overrides]) for overrides, message in OVERRIDES),
     Wrong(r"--task streaming_language_modeling", ["--task", "language_modeling"]),
     Wrong(r"there is no checkpoint none.pt", ["--path", "none.pt"]),
     Wrong(r"--path a.pt:b.pt has a ':', which joins checkpoints", ["--path", "a.pt:b.pt"]),
@@ -296,6 +335,12 @@ SCORING = [
     Wrong(r"is not the dictionary", data="other dictionary"),
     Wrong(r"test.bin holds the word <pad>", data="a pad in test"),
     Wrong(r"invalid choice: 'half'", ["--ablation", "half"]),
+]
+
+VALIDATION = [
+    Wrong(r"give --batch-size, the number of streams", ["--batch-size", None]),
+    Wrong(r"--ltm-ablation must be one of none, zero, swap", ["--model-overrides", "{'ltm_ablation': 'zeros'}"]),
+    Wrong(r"give --document-boundaries", ["--model-overrides", "{'document_boundaries': 'reset'}"]),
 ]
 
 # The splits as they lie in the raw folder (None: good ones), what is given beside them, and the error.

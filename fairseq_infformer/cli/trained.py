@@ -19,7 +19,10 @@ def import_plugin(user_dir: Optional[str]) -> None:
     """Import a user's plugin, as fairseq-train does; InputError if there is none."""
     if user_dir is not None and not Path(user_dir).is_dir():
         raise InputError(f"there is no folder {user_dir}; give --user-dir the plugin that the model was trained with")
-    utils.import_user_module(Namespace(user_dir=user_dir))
+    try:
+        utils.import_user_module(Namespace(user_dir=user_dir))
+    except ImportError as error:
+        raise InputError(f"--user-dir {user_dir} cannot be imported ({' '.join(str(error).split())})") from error
 
 
 def read(path: str, average: bool = False) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The settings of the ∞-former language model, as fairseq's command line takes them."""
 
-from dataclasses import dataclass, field
-from typing import Optional
+import typing
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
@@ -152,3 +154,36 @@ def bands(text: str, num_types: int, option: str, embed_dim: int, factor: float)
     if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, num_types])):
         raise InputError(f"{option} must rise and stay below the {num_types} types of the dictionary, got {text}")
     return cutoffs
+
+
+def check_settings(cfg: InfiniteFormerConfig) -> None:
+    """InputError if a setting has a value that its option would not take, such as one of --model-overrides."""
+    for option in fields(InfiniteFormerConfig):
+        if not takes(option.type, value := getattr(cfg, option.name)):
+            raise InputError(
+                f"--{option.name.replace('_', '-')} must be {described(option.type)}, got {plain(value)!r}"
+            )
+
+
+def takes(kind: Any, value: Any) -> bool:
+    """Whether a value is of the type of a configuration's field."""
+    if options := typing.get_args(kind):  # of Optional
+        return any(takes(option, value) for option in options)
+    if issubclass(kind, Enum):
+        return plain(value) in [choice.value for choice in kind]
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def described(kind: Any) -> str:
+    """The values that a field of this type takes, in words."""
+    if options := typing.get_args(kind):
+        return " or ".join(map(described, options))
+    if issubclass(kind, Enum):
+        return f"one of {', '.join(choice.value for choice in kind)}"
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+    return words[kind]
+
+
+def plain(value: Any) -> Any:
+    """A choice as its text, anything else as it is."""
+    return value.value if isinstance(value, Enum) else value

@@ -21,7 +21,7 @@ from fairseq_infformer.modules import (
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
 
 from . import gpt2, pretrained
-from .configuration import InfiniteFormerConfig, bands, numbers
+from .configuration import InfiniteFormerConfig, bands, check_settings, numbers
 from .decoder import InfiniteFormerDecoder, dictionary_checksum
 
 
@@ -39,6 +39,7 @@ class InfiniteFormerLM(FairseqLanguageModel):
     @classmethod
     def build(cls, cfg: InfiniteFormerConfig, dictionary: Dictionary) -> "InfiniteFormerLM":
         """Build the model for a dictionary; InputError names a setting that cannot be."""
+        check_settings(cfg)
         try:
             return cls(build_decoder(cfg, dictionary))
         except InputError:

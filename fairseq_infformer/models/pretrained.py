@@ -11,8 +11,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import typing
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fairseq_infformer.errors import InputError
+
+from .configuration import described, takes
 
 FORMAT = 1
 CONFIG, WEIGHTS, DICTIONARY, SENTENCEPIECE = "config.json", "model.safetensors", "dict.txt", "sentencepiece.model"
@@ -121,17 +121,9 @@ def configuration(kind: type[Config], values: dict[str, Any], source: object) ->
     for name, value in values.items():
         if name not in types:
             raise InputError(f"{source} has the setting {name!r}, which this version does not know; leave it out")
-        if not _takes(types[name], value):
-            raise InputError(f"{source} has the setting {name} = {value!r}, which is not one of its values")
+        if not takes(types[name], value):
+            raise InputError(f"{source} has the setting {name} = {value!r}; it must be {described(types[name])}")
     return kind(**values)
-
-
-def _takes(kind: Any, value: Any) -> bool:
-    if options := typing.get_args(kind):  # of Optional
-        return any(_takes(option, value) for option in options)
-    if issubclass(kind, Enum):
-        return isinstance(value, str) and value in [choice.value for choice in kind]
-    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _sha256(file: Path) -> str:

@@ -264,7 +264,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         ).next_epoch_itr(shuffle=False)
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> None:
-        raise InputError("this task scores text; fairseq-interactive and fairseq-generate are not supported")
+        raise InputError("this version cannot generate text, only train on it and score it")
 
     def max_positions(self) -> None:
         return None

@@ -202,7 +202,10 @@ DAMAGES = {
     "another version": (of_config(lambda c: c.update(format=2)), "is of format 2, this version reads 1; export"),
     "no model": (of_config(lambda c: c.pop("model")), "lacks the section 'model'"),
     "unknown setting": (of_config(lambda c: c["model"].update(mystery=1)), "has the setting 'mystery', which this"),
-    "wrong type": (of_config(lambda c: c["model"].update(decoder_layers="2")), "decoder_layers = '2', which is not"),
+    "wrong type": (
+        of_config(lambda c: c["model"].update(decoder_layers="2")),
+        "decoder_layers = '2'; it must be a whole number",
+    ),
     "wrong choice": (of_config(lambda c: c["model"].update(position_encoding="sine")), "position_encoding = 'sine'"),
     "no width": (
         of_config(lambda c: c["model"].update(decoder_ffn_embed_dim=-1)),
@@ -255,7 +258,10 @@ def test_what_does_not_fit_is_not_exported(data, tmp_path):
     refused("holds no model with its settings", path=changed(lambda s: s.update(model=None)))
     refused("holds no model with its settings", path=changed(lambda s: s.update(cfg=None)))
     refused("is of another model", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
-    refused("tokens_per_sample = 'x', which", path=changed(lambda s: s["cfg"]["task"].update(tokens_per_sample="x")))
+    refused(
+        "tokens_per_sample = 'x'; it must be a whole number",
+        path=changed(lambda s: s["cfg"]["task"].update(tokens_per_sample="x")),
+    )
     refused("stm_length = '.*HOME}'", path=changed(lambda s: s["cfg"]["model"].update(stm_length="${oc.env:HOME}")))
     (data / "dict.txt").unlink()
     refused("there is no dict.txt in")
