@@ -2,18 +2,19 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run_forked
 from fairseq.data import Dictionary
-from forking import ended, fork
+from forking import ended, fork, start_command
 from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
@@ -267,11 +268,15 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_full_disk_is_named_and_cleared(tmp_path: Path) -> None:
     """No file may grow beyond 1024 bytes, which says the same as a disk that is full."""
     raw = write(tmp_path / "raw", train="a b c d\n" * 1000, valid=VALID)
-    command = f"ulimit -f 1; exec preprocess/prepare.sh --raw {raw} --dest {tmp_path / 'out'} --level word"
-    environment = os.environ | {"PYTHON": sys.executable}
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "File too large; see that" in done.stderr.splitlines()[-1]
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    command = ["infformer-prepare", "--raw", raw, "--dest", tmp_path / "out", "--level", "word"]
+    done = start_command(*command, before=fill).wait()
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert "File too large; see that" in done.stdout.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("out.partial/*.tmp"))
     run(raw, tmp_path / "out")
@@ -295,6 +300,7 @@ def test_the_shell_command(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "train: " in done.stdout and "is complete" in done.stdout
     assert stats(tmp_path / "data" / "out")["splits"]["valid"]["tokens"] == 5
-    failed = subprocess.run([*command, "--vocab-size", "7"], cwd=tmp_path, capture_output=True, text=True)
+    again = ["--raw", tmp_path / "raw", "--dest", tmp_path / "data/out", "--level", "word", "--vocab-size", 7]
+    failed = run_forked("infformer-prepare", *again, check=False)
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith("error: --dest") and "Traceback" not in failed.stderr
+    assert failed.stdout.splitlines()[-1].startswith("error: --dest") and "Traceback" not in failed.stdout

@@ -4,10 +4,11 @@ import json
 import sys
 
 import pytest
-from command_line import ROOT, run_forked
+from command_line import ROOT, run_forked, run_here
 
 sys.path.insert(0, str(ROOT / "recipes"))
 
+import plot
 import report
 
 KEPT = sorted((ROOT / "recipes/results").glob("*.json"))
@@ -45,7 +46,8 @@ def test_kept_logs_tell_where_they_come_from():
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
 def test_every_kind_of_results_is_drawn(file, tmp_path):
-    run_forked("recipes/plot.py", file, "--out", tmp_path)
+    code, text = run_here(plot.main, file, "--out", tmp_path)
+    assert code == 0, text
     plots = list(tmp_path.glob("*.png"))
     assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
     assert plots or json.loads(file.read_text())["kind"] in ("memory", "retention")  # which draw their own
