@@ -123,8 +123,8 @@ def test_the_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
     accuracy = {memory: shares[beyond] for memory, shares in right.items()}
     assert found["distances"][list(beyond).index(True)] == 64 and beyond.sum() == 4
     # Four values: 25 % is chance, and all that is left without a memory; 240 answers at each distance. Three seeds had
-    # 44, 36 and 45 % right with a memory and 27, 22 and 24 % without at 32 words, where attention hardly reaches, and 40,
-    # 28 and 30 against 28, 20 and 24 % at 64. Beyond those, so short a training leaves nothing to tell them apart.
+    # 44, 36 and 45 % right with a memory and 27, 22 and 24 % without at 32 words, where attention hardly reaches, and
+    # 40, 28 and 30 against 28, 20 and 24 % at 64. Further away, so short a training does not tell them apart.
     assert accuracy["none"].mean() < 0.32
     near = {memory: shares[[1, 2]].mean() for memory, shares in right.items()}
     assert found["distances"][1:3] == [32, 64] and near["continuous"] > near["none"] + 0.05
