@@ -50,10 +50,10 @@ def test_eval_lm_prints_the_validation_perplexity_over_all_tokens(documents, tra
     flags = [*TASK, *RESET, "--path", checkpoint, "--batch-size", 4, "--cpu", "--num-workers", 0]
     text = run(BIN / "fairseq-eval-lm", documents, *flags, "--tokens-per-sample", 16, "--gen-subset", "valid").stdout
     assert scored(text) == TOKENS
-    # Both round to two digits, and sum the same losses in another order.
+    # All round to two digits; the first sums the losses in another order, and each may have threads of its own.
     assert perplexity(text) == pytest.approx(logged(log, "valid", "ppl")[-1], abs=0.011)
     again = run(BIN / "fairseq-validate", documents, *flags).stdout
-    assert logged(again, "valid", "ppl")[-1] == logged(log, "valid", "ppl")[-1]
+    assert logged(again, "valid", "ppl")[-1] == pytest.approx(logged(log, "valid", "ppl")[-1], abs=0.011)
 
 
 @pytest.mark.slow

@@ -128,7 +128,8 @@ def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, tmp
         two = json.loads(text)
         assert two["tokens"] == one["tokens"] == 4 * 202
         for name in ("nll", "perplexity_per_word", "bits_per_byte", "ltm_mu", "ltm_sigma"):
-            assert two[name] == pytest.approx(one[name], rel=1e-6), name
+            # Products of other shapes in float32, whose logits may be off by 1e-6, and all the same way.
+            assert two[name] == pytest.approx(one[name], rel=1e-5), name
 
 
 def test_a_process_that_fails_alone_is_named_and_the_others_end_in_one_line(documents, tmp_path):

@@ -55,7 +55,7 @@ def main() -> None:
     if not position.get("memory"):
         raise InputError(f"{args.path} has no memory: it stands at the end of an epoch; take another checkpoint")
     as_trained = dict.fromkeys(("user_dir", "tokens_per_sample", "stm_length", "document_boundaries", "score"))
-    settings = argparse.Namespace(**vars(args) | as_trained, split="train", ablation="none")
+    settings = argparse.Namespace(**vars(args) | as_trained, split="train", ablation="none", ema=False)
     model, task = evaluate.load(settings)
     reading = position["streams"]
     streams = task.dataset("train").in_streams(reading["--batch-size"] * reading["processes"])

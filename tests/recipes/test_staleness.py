@@ -22,9 +22,10 @@ def perplexities(printed: str) -> list[float]:
 @pytest.mark.slow
 def test_a_memory_is_stale_only_if_the_weights_have_moved(documents, tmp_path):
     still = perplexities(staleness(documents, tmp_path / "still", "--lr", 0.0, "--max-update", 20))
-    assert len(still) == 3 and still[0] == still[1]
+    # The second was written without gradients, perhaps by other kernels: of two digits, the last may differ.
+    assert len(still) == 3 and still[0] == pytest.approx(still[1], abs=0.011)
     moved = perplexities(staleness(documents, tmp_path / "moved", "--lr", 1e-2, "--max-update", 20))
-    assert len(set(moved)) == 3
+    assert len(set(moved)) == 3 and abs(moved[0] - moved[1]) > 0.011
 
 
 @pytest.mark.slow
