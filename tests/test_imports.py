@@ -17,7 +17,7 @@ ALLOWED = {
     "modules": set(),
     "data": {"errors"},
     "criterions": {"errors"},
-    "tasks": {"errors", "data"},
+    "tasks": {"errors", "data", "protocols"},
     "models": {"errors", "modules"},
 }
 

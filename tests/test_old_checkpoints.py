@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import TASK, logged, run_here
 from fairseq_cli import train
-from small_model import build
+from small_model import build, run
 
 from fairseq_infformer.cli import evaluate, export
 from fairseq_infformer.errors import InputError
@@ -59,12 +59,13 @@ def test_what_an_old_compressive_memory_lacks_starts_empty():
     memory = torch.load(OLD / "compressive.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
     settings = {"decoder_embed_dim": 8, "decoder_layers": 1, "stm_length": 4, "long_term_memory": "compressive"}
     decoder = build(**settings, compressive_length=4, compressive_rate=4).train().decoder
-    decoder.load_memory_state(memory)
+    decoder.load_memory_state(memory, number=0)
     restored = decoder.memory_state()
-    assert restored.keys() - memory.keys() == {f"[0].long_term.waiting.{part}" for part in ("hidden", "lengths")}
-    assert restored["[0].long_term.waiting.hidden"].shape == (2, 3, 8)
-    assert restored["[0].long_term.waiting.lengths"].tolist() == [0, 0]
-    assert all(torch.equal(restored[name], value) for name, value in memory.items())
+    assert len(restored) == len(memory) + 2
+    assert restored["layers.0.memory.waiting.hidden"].shape == (2, 3, 8)
+    assert restored["layers.0.memory.waiting.lengths"].tolist() == [0, 0]
+    assert torch.equal(restored["layers.0.memory.slots.hidden"], memory["[0].long_term.slots.hidden"])
+    assert torch.equal(restored["layers.0.short_term.hidden"], memory["[0].recent.hidden"])
 
 
 @pytest.mark.parametrize(("memory", "other"), [("continuous", "compressive"), ("compressive", "continuous")])
@@ -72,4 +73,29 @@ def test_an_old_checkpoint_of_another_memory_is_refused(memory, other):
     saved = torch.load(OLD / f"{memory}.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
     model = build(decoder_embed_dim=8, decoder_layers=1, stm_length=4, long_term_memory=other)
     with pytest.raises(InputError, match="checkpoint and model differ in what they remember"):
-        model.decoder.load_memory_state(saved)
+        model.decoder.load_memory_state(saved, number=0)
+
+
+NAMES = {
+    "continuous": ["memory.coefficients", "memory.num_tokens", "memory.largest", "report.mean", "report.variance"],
+    "compressive": [
+        *("memory.slots.hidden", "memory.slots.lengths", "memory.waiting.hidden", "memory.waiting.lengths"),
+        *("memory.evicted", "memory.evicted_lengths", "report.error"),
+    ],
+}
+
+
+@pytest.mark.parametrize("memory", NAMES)
+def test_memory_state_has_the_names_of_its_format(memory):
+    """A new name, or another, needs a new format and a way from the old one."""
+    model = build(decoder_layers=1, long_term_memory=memory).train()
+    run(model, torch.randint(4, 40, (2, 6)), 3)
+    names = ["short_term.hidden", "short_term.lengths", *NAMES[memory], "queries"]
+    assert model.memory_format == 1 and list(model.memory_state()) == [f"layers.0.{name}" for name in names]
+
+
+def test_a_memory_of_a_later_format_is_refused():
+    model = build().train()
+    run(model, torch.randint(4, 40, (2, 6)), 3)
+    with pytest.raises(InputError, match="memory is of format 2, this version reads up to 1"):
+        model.load_memory_state(model.memory_state(), number=2)

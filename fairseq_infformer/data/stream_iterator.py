@@ -1,7 +1,7 @@
 """Batches of parallel streams in the order of the text, and where a checkpoint stands in them."""
 
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,13 @@ from fairseq_infformer.data.streaming_dataset import StreamingDataset
 from fairseq_infformer.errors import InputError
 
 Memory = dict[str, Tensor]  # tensors whose first axis is the rows of a batch
+
+
+class Saved(NamedTuple):
+    """A memory as a checkpoint holds it, with the number of its format; 0 before formats had numbers."""
+
+    memory: Memory
+    format: int
 
 
 class StreamIterator(iterators.EpochBatchIterator):
@@ -31,8 +38,8 @@ class StreamIterator(iterators.EpochBatchIterator):
         streams: StreamingDataset,
         num_shards: int = 1,
         shard_id: int = 0,
-        collect: Optional[Callable[[], Optional[Memory]]] = None,
-        restore: Optional[Callable[[Memory], None]] = None,
+        collect: Optional[Callable[[], Optional[Saved]]] = None,
+        restore: Optional[Callable[[Saved], None]] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -62,7 +69,8 @@ class StreamIterator(iterators.EpochBatchIterator):
         state = super().state_dict()
         state["streams"] = self._streams
         if self.collect and state["iterations_in_epoch"]:
-            state["memory"] = self.collect()
+            saved = self.collect()
+            state["memory"], state["memory_format"] = saved or (None, 0)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -77,7 +85,8 @@ class StreamIterator(iterators.EpochBatchIterator):
                     + ": resume with the same, or give --reset-dataloader to begin the text anew with an empty memory"
                 )
             if self.restore and state_dict.get("memory"):
-                self.restore(rows_of(state_dict["memory"], self.num_shards, self.shard_id))
+                memory = rows_of(state_dict["memory"], self.num_shards, self.shard_id)
+                self.restore(Saved(memory, state_dict.get("memory_format", 0)))
         super().load_state_dict(state_dict)
 
 

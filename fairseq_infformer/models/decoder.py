@@ -11,19 +11,17 @@ from fairseq.models import FairseqDecoder
 from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
 
+from . import memory_format
 from .configuration import InfiniteFormerConfig, bands
 from .memory_slot import MemorySlot, next_slot
 
 logger = logging.getLogger(__name__)
-
-# What checkpoints of earlier versions lack, as the names of ``memory_state`` end.
-ADDED_TO_STATE = (".long_term.waiting.hidden", ".long_term.waiting.lengths")
 
 
 class InfiniteFormerDecoder(FairseqDecoder):
@@ -182,16 +180,16 @@ class InfiniteFormerDecoder(FairseqDecoder):
         return states
 
     def memory_state(self) -> dict[str, Tensor]:
-        """What training remembers after its last segment: tensors by name, their first axis the rows of the batch."""
+        """What training remembers after its last segment, see ``memory_format``."""
         slot = self.slots.get(True)
-        places = [] if slot is None else tree_flatten_with_path(slot.after)[0]
-        return {keystr(path): value for path, value in places if value is not None}
+        return {} if slot is None else memory_format.tensors_of(slot.after)
 
     @torch.no_grad()
-    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
-        """Let training go on from what ``memory_state`` returned; InputError if another kind of model wrote it.
+    def load_memory_state(self, memory: dict[str, Tensor], number: int = memory_format.MEMORY_FORMAT) -> None:
+        """Let training continue from what ``memory_state`` returned, in the format of this number.
 
-        What long-term memories had not yet when an earlier version wrote it starts empty.
+        Raises:
+            InputError: if another kind of model, or a later version, wrote it.
         """
         rows = next(iter(memory.values())).shape[0]
         x = self.final_norm.weight.new_zeros(rows, 1, self.cfg.decoder_embed_dim)
@@ -199,18 +197,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
         empty = tuple(layer.initial_state(x) for layer in self.layers)
         # A segment of one place shows how the states are built, whatever memory the layers have.
         *_, like = self._through_layers(x, one, new, empty)
-        places, structure = tree_flatten_with_path(like)
-        known = {keystr(path) for path, value in places if value is not None}
-        names = {keystr(path): value for path, value in tree_flatten_with_path(empty)[0]}
-        memory = {name: value for name, value in names.items() if name.endswith(ADDED_TO_STATE)} | memory
-        if known != set(memory):
-            raise InputError(
-                f"checkpoint and model differ in what they remember ({', '.join(sorted(known ^ set(memory)))}): resume "
-                "with the settings of the run that wrote it, or give --reset-dataloader to begin the text anew"
-            )
-        leaves = [None if value is None else memory[keystr(path)].to(value) for path, value in places]
-        after = tree_unflatten(leaves, structure)
-        self.slots[True] = MemorySlot(None, after)
+        self.slots[True] = MemorySlot(None, memory_format.states_from(memory, number, like, empty))
 
     def max_positions(self) -> int:
         """The longest that a segment can be: any length, unless positions are learned."""

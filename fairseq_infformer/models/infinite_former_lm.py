@@ -23,6 +23,7 @@ from fairseq_infformer.modules.layers import InfiniteFormerLayer
 from . import gpt2, pretrained
 from .configuration import InfiniteFormerConfig, bands, check_settings, numbers
 from .decoder import InfiniteFormerDecoder, dictionary_checksum
+from .memory_format import MEMORY_FORMAT
 
 
 @register_model("infinite_former_lm", dataclass=InfiniteFormerConfig)
@@ -77,13 +78,15 @@ class InfiniteFormerLM(FairseqLanguageModel):
         if self.decoder.cfg.gpt2 is not None:
             gpt2.load(Path(self.decoder.cfg.gpt2), self.decoder)
 
+    memory_format = MEMORY_FORMAT
+
     def memory_state(self) -> dict[str, Tensor]:
         """What training remembers after its last segment, see ``InfiniteFormerDecoder.memory_state``."""
         return self.decoder.memory_state()
 
-    def load_memory_state(self, memory: dict[str, Tensor]) -> None:
-        """Let training go on from what ``memory_state`` returned."""
-        self.decoder.load_memory_state(memory)
+    def load_memory_state(self, memory: dict[str, Tensor], number: int = MEMORY_FORMAT) -> None:
+        """Let training continue from what ``memory_state`` returned, in the format of this number."""
+        self.decoder.load_memory_state(memory, number)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         check_dictionary(state_dict, self.decoder.dictionary)

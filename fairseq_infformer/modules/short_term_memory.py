@@ -12,6 +12,8 @@ class ShortTermMemory(NamedTuple):
     hidden: Tensor  # (B, W, C)
     lengths: Tensor  # (B,) int64, always on the CPU
 
+    SAVED_AS = ("hidden", "lengths")
+
     @staticmethod
     def empty(batch_size: int, width: int, dim: int, like: Tensor) -> "ShortTermMemory":
         return ShortTermMemory(like.new_zeros(batch_size, width, dim), torch.zeros(batch_size, dtype=torch.int64))

@@ -27,9 +27,10 @@ from fairseq_infformer.data.binarised import (
     load_lines,
     read_stats,
 )
-from fairseq_infformer.data.stream_iterator import Memory, StreamIterator, gather_rows
+from fairseq_infformer.data.stream_iterator import Memory, Saved, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.protocols import LoadsPretrained, Remembers
 
 logger = logging.getLogger(__name__)
 
@@ -96,22 +97,22 @@ class StreamingLanguageModelingTask(FairseqTask):
         Unless its weights come from a checkpoint, it may start from others that have been trained.
         """
         self.model = super().build_model(cfg, from_checkpoint)
-        if not from_checkpoint and hasattr(self.model, "load_pretrained"):
+        if not from_checkpoint and isinstance(self.model, LoadsPretrained):
             self.model.load_pretrained()
         return self.model
 
     def collect_memory(self, group: Any, device: torch.device) -> None:
         """Gather the memory of the ranks of ``group`` for a checkpoint that its first rank is about to write."""
-        if hasattr(self.model, "memory_state"):
+        if isinstance(self.model, Remembers):
             self._collected = gather_rows(self.model.memory_state(), group, device)
 
-    def _hand_over_memory(self) -> Optional[Memory]:
+    def _hand_over_memory(self) -> Optional[Saved]:
         collected, self._collected = self._collected, None
-        return collected
+        return Saved(collected, self.model.memory_format) if collected is not None else None
 
-    def _restore_memory(self, memory: Memory) -> None:
-        if hasattr(self.model, "load_memory_state"):
-            self.model.load_memory_state(memory)
+    def _restore_memory(self, saved: Saved) -> None:
+        if isinstance(self.model, Remembers):
+            self.model.load_memory_state(saved.memory, saved.format)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split; with ``combine``, split, split1, split2, … as one."""

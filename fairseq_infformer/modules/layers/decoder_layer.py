@@ -27,6 +27,8 @@ class LayerState(NamedTuple):
     looked: Any  # what the last read said of itself, for sticky memories
     queries: Tensor  # (B,) int64, on the CPU: how many of that read's queries were text
 
+    SAVED_AS = ("short_term", "memory", "report", "queries")
+
     def reorder(self, order: Tensor) -> "LayerState":
         """The state whose row i is this one's row ``order[i]``."""
         looked = tree_map_only(Tensor, lambda t: t.index_select(0, order.to(t.device)), self.looked)

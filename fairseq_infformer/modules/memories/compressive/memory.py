@@ -21,6 +21,8 @@ class CompressiveState(NamedTuple):
     evicted: Tensor  # (B, L, C), what the last write compressed; L is 0 where nobody will ask
     evicted_lengths: Tensor  # (B,) int64, on the CPU: how many of the L count, from the left
 
+    SAVED_AS = ("slots", "waiting", "evicted", "evicted_lengths")
+
     def detach(self) -> "CompressiveState":
         slots, waiting = (part._replace(hidden=part.hidden.detach()) for part in (self.slots, self.waiting))
         return CompressiveState(slots, waiting, self.evicted.detach(), self.evicted_lengths)
@@ -42,6 +44,8 @@ class Reconstruction(NamedTuple):
     """What a read of a compressive memory has to say of itself."""
 
     error: Tensor  # (B, T): squared error of attention over what was compressed last, mean over heads and components
+
+    SAVED_AS = ("error",)
 
 
 class CompressiveMemory(LongTermMemory):

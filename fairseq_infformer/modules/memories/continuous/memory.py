@@ -26,6 +26,8 @@ class ContinuousState(NamedTuple):
     num_tokens: Tensor  # (B,) int64, always on the CPU: choosing an operator never waits for the device
     largest: Tensor  # (B,), the greatest norm of a vector that was written, which bounds sticky samples
 
+    SAVED_AS = ("coefficients", "num_tokens", "largest")
+
     def detach(self) -> "ContinuousState":
         return self._replace(coefficients=self.coefficients.detach())
 

@@ -1,0 +1,59 @@
+"""What a checkpoint holds of the memory of all layers: tensors by name, in a format with a number."""
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fairseq_infformer.errors import InputError
+from fairseq_infformer.modules.layers import LayerState
+from fairseq_infformer.modules.state import named_tensors, with_tensors
+
+MEMORY_FORMAT = 1
+BEGIN_ANEW = "give --reset-dataloader to begin the text anew"
+
+# In format 0, names were paths of attributes, such as "[0].recent.hidden". What a compressive memory keeps for the next
+# write was not there yet.
+FORMAT_0 = re.compile(r"\[(\d+)\]\.(recent|long_term|looked|queries)(.*)")
+PARTS_OF_FORMAT_0 = {"recent": "short_term", "long_term": "memory", "looked": "report", "queries": "queries"}
+NOT_IN_FORMAT_0 = ("memory.waiting.hidden", "memory.waiting.lengths")
+
+
+def tensors_of(states: Sequence[LayerState]) -> dict[str, Tensor]:
+    """The memory of all layers; the first axis of each tensor is the rows of the batch."""
+    return {
+        f"layers.{number}.{name}": tensor
+        for number, state in enumerate(states)
+        for name, tensor in named_tensors(state).items()
+    }
+
+
+def states_from(
+    tensors: dict[str, Tensor], number: int, like: Sequence[LayerState], empty: Sequence[LayerState]
+) -> tuple[LayerState, ...]:
+    """The memory of all layers from what ``tensors_of`` returned; InputError if another kind of model wrote it.
+
+    Args:
+        number: the format of ``tensors``.
+        like: states as the layers have them after a segment. empty: states before any text, of which comes what an
+            earlier format did not have.
+    """
+    if number > MEMORY_FORMAT:
+        raise InputError(
+            f"the checkpoint's memory is of format {number}, this version reads up to {MEMORY_FORMAT}: use the version "
+            f"that wrote it, or {BEGIN_ANEW}"
+        )
+    if number == 0:
+        added = {name: tensor for name, tensor in tensors_of(empty).items() if name.endswith(NOT_IN_FORMAT_0)}
+        tensors = added | {_renamed(name): tensor for name, tensor in tensors.items()}
+    if differing := sorted(tensors.keys() ^ tensors_of(like).keys()):
+        raise InputError(
+            f"checkpoint and model differ in what they remember ({', '.join(differing)}): resume with the settings of "
+            f"the run that wrote it, or {BEGIN_ANEW}"
+        )
+    return tuple(with_tensors(state, tensors, f"layers.{layer}.") for layer, state in enumerate(like))
+
+
+def _renamed(name: str) -> str:
+    found = FORMAT_0.fullmatch(name)
+    return f"layers.{found[1]}.{PARTS_OF_FORMAT_0[found[2]]}{found[3]}" if found else name

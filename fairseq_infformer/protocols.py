@@ -1,0 +1,26 @@
+"""What one part of the package asks of another that it does not import."""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A model with a memory of its streams, which checkpoints keep."""
+
+    memory_format: int  # number of the format of ``memory_state``
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """What training remembers after its last segment: tensors by name, their first axis the rows of the batch."""
+
+    def load_memory_state(self, memory: dict[str, Tensor], number: int) -> None:
+        """Let training continue from what ``memory_state`` returned, in the format of this number."""
+
+
+@runtime_checkable
+class LoadsPretrained(Protocol):
+    """A model that may start from weights that somebody else has trained."""
+
+    def load_pretrained(self) -> None:
+        """Take these weights, if the settings name any."""
