@@ -164,6 +164,11 @@ def test_the_plugin_under_another_name_is_refused(documents, tmp_path):
     for name, advice in (("linked", str(ROOT / "fairseq_infformer")), ("copied", "a folder of that name")):
         code, text = run_here(train.cli_main, documents, "--user-dir", tmp_path / name, *TASK[2:])
         assert code == 1 and one_error(text).endswith(f"not as {name}: give --user-dir {advice}")
+    other = (tmp_path / "copied").rename(tmp_path / "fairseq_infformer")
+    code, text = run_here(evaluate.main, documents, "--path", "none.pt", "--user-dir", other)
+    assert code == 1 and one_error(text).endswith(
+        f"than {ROOT / 'fairseq_infformer'}, whose command this is; leave it out"
+    )
 
 
 def test_another_model_than_this_project_s_is_refused(documents, tmp_path):

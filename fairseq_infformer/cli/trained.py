@@ -7,6 +7,7 @@ from typing import Any, Optional
 from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig, OmegaConf
 
+import fairseq_infformer
 from fairseq_infformer import checkpoints
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
@@ -17,8 +18,17 @@ TASK = "streaming_language_modeling"
 
 def import_plugin(user_dir: Optional[str]) -> None:
     """Import a user's plugin, as fairseq-train does; InputError if there is none."""
-    if user_dir is not None and not Path(user_dir).is_dir():
+    if user_dir is None:
+        return
+    if not Path(user_dir).is_dir():
         raise InputError(f"there is no folder {user_dir}; give --user-dir the plugin that the model was trained with")
+    if Path(user_dir).absolute().name == "fairseq_infformer":
+        here = fairseq_infformer.__path__[0]
+        if Path(user_dir).samefile(here):
+            return
+        raise InputError(
+            f"--user-dir {user_dir} is another copy of this plugin than {here}, whose command this is; leave it out"
+        )
     try:
         utils.import_user_module(Namespace(user_dir=user_dir))
     except ImportError as error:
