@@ -8,7 +8,9 @@ import pytest
 import torch
 
 # A graph that was compiled and kept before a gradient's operator changed its arguments is taken again as it was.
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+# What the C++ compiler made is found by its source, and stays.
+os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
+os.environ["TORCH_DYNAMO_AUTOMATIC_DYNAMIC_LOCAL_PGO"] = "0"
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 sys.path.insert(0, str(Path(__file__).resolve().parent))

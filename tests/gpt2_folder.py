@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ CONFIG = {
 }
 
 
+@cache
 def signs() -> list[str]:
     """How GPT-2 writes each byte: printable ones as they are, the others, in order, from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

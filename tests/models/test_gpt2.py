@@ -128,7 +128,8 @@ def test_logits_and_first_losses_are_gpt2_s(memory, gpt2, data):
         logits, _ = model(**sample["net_input"])
         expected = reference(tensors, ids[sample["net_input"]["src_tokens"]])
         text = sample["target"].ne(trainer.task.dictionary.pad())
-        torch.testing.assert_close(logits[..., order][text], expected[text], rtol=1e-5, atol=1e-5)
+        error = (logits[..., order] - expected)[text].abs().max()
+        assert float(error) < 1e-5 * float(expected.abs().max())  # float32, through sums of up to 128 products
         loss = torch.nn.functional.cross_entropy(expected[text], ids[sample["target"][text]])
         model.train()
         _, count, log = trainer.criterion(model, sample)

@@ -182,7 +182,7 @@ def resident() -> int:
 
 @pytest.mark.slow
 def test_a_day_of_streaming_loses_nothing(tmp_path):
-    """5,000 segments of 0 to 6 tokens in 4 rows, with documents that end anywhere and restarts from what was saved.
+    """3,000 segments of 0 to 6 tokens in 4 rows, with documents that end anywhere and restarts from what was saved.
 
     The first row's document never ends. Every 250 segments a row is compared with the oracle, at the end all.
     """
@@ -205,14 +205,14 @@ def test_a_day_of_streaming_loses_nothing(tmp_path):
             assert torch.equal(state.recent.hidden[row, state.recent.hidden.shape[1] - held_now :], recent)
             found, expected = state.long_term.coefficients[row].double(), long_term.coefficients[0]
             scale = max(1e-3, float(expected.abs().max()))
-            torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-3)  # float32, for 5,000 updates
+            torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-3)  # float32, for 3,000 updates
 
     memories = [layer.long_term_memory.memory for layer in listening(model).decoder.layers]
     oracles = [[Oracle(memory, short=4) for memory in memories] for _ in range(rows)]
     restarts = documents = 0
-    for number in range(5000):
+    for number in range(3000):
         lengths = rng.integers(0, 7, size=rows) * (rng.random(rows) > 0.1)
-        reset = np.full(rows, True) if number == 0 else rng.random(rows) < 0.01
+        reset = np.full(rows, True) if number == 0 else rng.random(rows) < 0.02
         reset[0] = number == 0
         hidden.clear()
         with torch.no_grad():
@@ -223,7 +223,7 @@ def test_a_day_of_streaming_loses_nothing(tmp_path):
                 mean, variance = (part[row, None, :, :length] for part in state.looked)
                 looked = RenormalizedGaussianDensity(mean, variance)
                 oracles[row][layer].segment(hidden[layer][row, :length].clone(), looked, bool(reset[row]))
-        if rng.random() < 0.01:
+        if rng.random() < 0.02:
             torch.save(model.decoder.memory_state(), tmp_path / "memory.pt")
             model = listening(build(seed=number, **settings).train())
             model.load_state_dict(weights)
@@ -233,11 +233,11 @@ def test_a_day_of_streaming_loses_nothing(tmp_path):
         documents += int(reset.sum())
         if number % 250 == 249:
             compare(int(rng.integers(1, rows)))
-        if number % 1000 == 999:
+        if number % 500 == 499:
             held.append(resident())
     for row in range(rows):
         compare(row)
-    assert len(oracles[0][0].vectors) > 10_000
+    assert len(oracles[0][0].vectors) > 7_500
     assert restarts > 30 and documents > 120
-    # Were the states of every segment kept, 3,000 of 4 rows × 32 × 32 numbers would take 49 MB.
-    assert held[-1] - held[1] < 20e6
+    # Were the states of every segment kept, 2,000 of 4 rows × 32 × 32 numbers would take 33 MB.
+    assert held[-1] - held[1] < 15e6

@@ -27,21 +27,21 @@ def encoding(request, monkeypatch) -> str:
     return name
 
 
-def build(encoding: str, dropout: float = 0.0) -> Attention:
+def build(encoding: str, dropout: float = 0.0, dim: int = DIM) -> Attention:
     """In float64, with biases that are not zero; where positions are learned, of all projections, as GPT-2 has them."""
     torch.manual_seed(0)
-    attention = POSITION_ENCODINGS[encoding](DIM, HEADS, dropout, bias=encoding == "learned").double()
+    attention = POSITION_ENCODINGS[encoding](dim, HEADS, dropout, bias=encoding == "learned").double()
     for parameter in attention.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter)
     return attention
 
 
-def inputs(queries: int, width: int, held: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(queries: int, width: int, held: list[int], dim: int = DIM) -> tuple[Tensor, Tensor, Tensor]:
     """Query (2, T, C), hidden (2, W + T, C) and the mask."""
     torch.manual_seed(1)
-    query = torch.randn(2, queries, DIM, dtype=torch.float64)
-    hidden = torch.randn(2, width + queries, DIM, dtype=torch.float64)
+    query = torch.randn(2, queries, dim, dtype=torch.float64)
+    hidden = torch.randn(2, width + queries, dim, dtype=torch.float64)
     mask = attention_mask(ShortTermMemory(hidden[:, :width], torch.tensor(held)), queries)
     return query.requires_grad_(), hidden.requires_grad_(), mask
 
@@ -63,8 +63,9 @@ def test_values_and_gradients_are_those_of_the_reference(encoding, queries, widt
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("held", [[2, 2], [2, 1]])
 def test_gradcheck(encoding, dropout, held):
-    attention = build(encoding, dropout)
-    query, hidden, mask = inputs(3, 2, held)
+    dim = 2 * HEADS  # each number is moved by itself
+    attention = build(encoding, dropout, dim)
+    query, hidden, mask = inputs(3, 2, held, dim)
 
     def attend(q: Tensor, h: Tensor, *parameters: Tensor) -> Tensor:
         torch.manual_seed(2)  # the same draws each time

@@ -67,7 +67,7 @@ from triton.compiler import ASTSource
 from fairseq_infformer.modules.memories.continuous.kernels import triton as kernels
 
 for kernel in (kernels._forward, kernels._backward_queries, kernels._backward_values):
-    tile = {"BLOCK": 64, "BLOCK_D": 64}
+    tile = {"BLOCK": 64, "BLOCK_D": 16}
     types = {name: "*fp32" if name.endswith("_ptr") else "i32" for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=types | dict.fromkeys(tile, "constexpr"), constexprs=tile)
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
