@@ -17,15 +17,18 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6,<3",
-        "fairseq-fixed==0.12.3.1",
         "numpy>=1.26",
-        "sentencepiece>=0.2",
-        "sacrebleu>=2.3",
         "safetensors>=0.4",
-        "tensorboard>=2.15",
-        "tqdm>=4.60",
     ],
     extras_require={
+        # All but the memory alone.
+        "fairseq": [
+            "fairseq-fixed==0.12.3.1",
+            "sentencepiece>=0.2",
+            "sacrebleu>=2.3",
+            "tensorboard>=2.15",
+            "tqdm>=4.60",
+        ],
         # Triton's interpreter runs the GPU kernels' tests without a GPU; torch's CPU build does not bring it.
         "test": [
             "pytest>=8",
@@ -39,9 +42,9 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "infformer-prepare=fairseq_infformer.cli.prepare:main",
-            "infformer-eval=fairseq_infformer.cli.evaluate:main",
-            "infformer-export=fairseq_infformer.cli.export:main",
+            "infformer-prepare=fairseq_infformer.cli:infformer_prepare",
+            "infformer-eval=fairseq_infformer.cli:infformer_eval",
+            "infformer-export=fairseq_infformer.cli:infformer_export",
         ]
     },
 )

@@ -24,7 +24,7 @@ def _find(error: Optional[BaseException]) -> Optional[InputError]:
     return None
 
 
-def print_in_one_line() -> None:
+def install_one_line_messages() -> None:
     """Make an InputError that nobody catches end the program with its message instead of a traceback."""
     previous = sys.excepthook
 

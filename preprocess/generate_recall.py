@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import make_once
 from fairseq_infformer.data.corpus import read_lines, sha256
-from fairseq_infformer.errors import InputError, print_in_one_line
+from fairseq_infformer.errors import InputError, install_one_line_messages
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
 
 FACT, ASK = "<fact>", "<ask>"
@@ -168,5 +168,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    print_in_one_line()
+    install_one_line_messages()
     main()

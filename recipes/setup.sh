@@ -37,7 +37,7 @@ pip install --upgrade pip
 pip install "torch==${TORCH_VERSION:-2.13.0}"
 pip install "setuptools<81" wheel cython numpy
 pip install --no-build-isolation fairseq-fixed==0.12.3.1
-pip install --no-build-isolation --editable "$root${extras:+[$extras]}"
+pip install --no-build-isolation --editable "$root[fairseq${extras:+,$extras}]"
 for extra in "" ${extras//,/ }; do
   echo "$wanted" > "$venv/.installed$extra"
 done

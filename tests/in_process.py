@@ -10,7 +10,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
-from fairseq_infformer.compat import choose_precision
+from fairseq_infformer.plugin.hooks import choose_precision
 
 
 def training_configuration(data: Path, save: Path, *more: object) -> DictConfig:

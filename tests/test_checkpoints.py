@@ -16,7 +16,7 @@ from fairseq.file_io import PathManager
 from fairseq_cli import train
 from forking import ended, fork, start_command
 
-from fairseq_infformer import checkpoints
+from fairseq_infformer.plugin import checkpoint_files
 
 OLD, NEW = {"number": torch.zeros(50_000)}, {"number": torch.ones(50_000)}
 # Four updates are an epoch.
@@ -60,7 +60,7 @@ def last(folder: Path) -> torch.Tensor:
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(folder, work, size):
     assert limited(work, folder, size, deadly=True) == -signal.SIGXFSZ
     assert last(folder).equal(OLD["number"])
-    checkpoints.open_directory(str(folder))
+    checkpoint_files.open_directory(str(folder))
     assert {path.name for path in folder.iterdir()} == {"checkpoint_last.pt", "checkpoint_1_2.pt"}
 
 

@@ -144,6 +144,7 @@ def test_a_density_of_the_user_s_own_trains(documents, tmp_path):
     plugin = tmp_path / "my_plugin"
     plugin.mkdir()
     (plugin / "__init__.py").write_text(
+        "import fairseq_infformer.plugin\n"
         "from fairseq_infformer.modules.memories.continuous.density import GaussianDensity, register_density\n\n"
         "@register_density('mine')\nclass MyDensity(GaussianDensity):\n    pass\n"
     )

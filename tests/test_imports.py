@@ -12,13 +12,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_infformer"
 NAME = PACKAGE.name
 
-# What each part of the package may import of the others, beside itself and compat.
+# What each part of the package may import of the others, beside itself. fairseq imports tasks and models, and these
+# import the plugin.
 ALLOWED = {
     "modules": set(),
     "data": {"errors"},
     "criterions": {"errors"},
-    "tasks": {"errors", "data", "protocols"},
-    "models": {"errors", "modules"},
+    "tasks": {"errors", "data", "protocols", "plugin"},
+    "models": {"errors", "modules", "plugin"},
 }
 
 
@@ -58,6 +59,45 @@ def test_modules_know_torch_and_the_standard_library_alone():
         assert {name.split(".")[0] for name in imports(path)} <= known | own, path.name
 
 
+def fresh(code: str, path: Path) -> subprocess.CompletedProcess:
+    """Run code in an interpreter of its own, with warnings off."""
+    environment = os.environ | {"PYTHONPATH": f"{path}:{PACKAGE.parent}", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_modules_import_nothing_of_fairseq_and_change_nothing(tmp_path):
+    code = (
+        "import logging, sys\n"
+        "hook, handlers = sys.excepthook, logging.root.handlers[:]\n"
+        "import fairseq_infformer.modules\n"
+        "assert sys.excepthook is hook and logging.root.handlers == handlers\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('fairseq', 'fairseq_cli', 'hydra')])"
+    )
+    done = fresh(code, tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_plugin_that_does_not_import_this_one_is_told_so_in_one_line(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/__init__.py").write_text(
+        "from fairseq_infformer.modules import DENSITIES, register_density\n\n"
+        "@register_density('mine')\nclass Mine(DENSITIES['gaussian']):\n    pass\n"
+    )
+    code = "from fairseq_cli.train import cli_main\nimport sys\n"
+    code += f"sys.argv = ['fairseq-train', 'data', '--user-dir', {str(tmp_path / 'mine')!r}]\ncli_main()"
+    done = fresh(code, tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: the plugin that registers Mine must begin with `import fairseq_infformer.plugin`" in done.stderr
+
+
+def test_console_scripts_say_in_one_line_that_they_need_fairseq(tmp_path):
+    code = "import sys\nsys.modules['fairseq'] = None\n"
+    code += "import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
+    code += "from fairseq_infformer import cli\ncli.infformer_eval()"
+    done = fresh(code, tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: infformer-eval needs fairseq: ")
+
+
 def test_the_readme_s_memory_runs_without_fairseq_and_triton(tmp_path):
     """The example's lines, with both hidden; a fiftieth of its million vectors will do."""
     section = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").split("## The memory alone")[1]
@@ -80,7 +120,7 @@ def test_the_walk_sees_relative_and_absolute_imports():
     assert f"{NAME}.modules.memories.continuous.basis.gaussian_pdf" in set(
         imports(PACKAGE / "modules/memories/continuous/density.py")
     )
-    assert f"{NAME}.errors" in set(imports(PACKAGE / "__init__.py"))
+    assert f"{NAME}.errors.InputError" in set(imports(PACKAGE / "__init__.py"))
 
 
 def test_the_import_leaves_logging_to_the_program():

@@ -8,8 +8,8 @@ import torch
 from command_line import eval_lm, logged, perplexity, train
 from in_process import memory_of, start, training_configuration
 
-from fairseq_infformer.compat import choose_precision
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.plugin.hooks import choose_precision
 
 SETTINGS = ["--tokens-per-sample", 16, "--document-boundaries", "reset", "--batch-size", 24, "--batch-size-valid", 4]
 

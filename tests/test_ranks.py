@@ -17,8 +17,8 @@ from fairseq.distributed import utils as distributed_utils
 from forking import start_command
 from in_process import training_configuration
 
-from fairseq_infformer import compat, distributed
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.plugin import hooks, launch
 
 RESET = ["--document-boundaries", "reset"]
 # Ten streams are of 39 and 38 segments, so that the second of two processes has none but empty rows at the end. Two
@@ -171,7 +171,7 @@ def settle(monkeypatch, tmp_path):
     def run_in_process(
         environment: dict[str, str], *flags: object, gpus: int = 0, command: Any = fairseq_cli.train
     ) -> tuple[Any, Any]:
-        for name in [name for name in os.environ if name in distributed.TORCHRUN or name.startswith("SLURM_")]:
+        for name in [name for name in os.environ if name in launch.TORCHRUN or name.startswith("SLURM_")]:
             monkeypatch.delenv(name)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -301,10 +301,10 @@ def test_fairseq_scores_in_one_process(command, flags, settle):
 
 def test_a_run_of_hydra_is_looked_at_before_anything_is_written(monkeypatch, documents, tmp_path):
     """fairseq-hydra-train imports the plugin when it trains; processes must not race on a checkpoint there either."""
-    monkeypatch.setattr(compat.HydraConfig, "initialized", lambda: True)
-    monkeypatch.setattr(compat.hydra_utils, "CompactHydraException", compat.hydra_utils.CompactHydraException)
+    monkeypatch.setattr(hooks.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(hooks.hydra_utils, "CompactHydraException", hooks.hydra_utils.CompactHydraException)
     monkeypatch.setattr(fairseq_cli.train, "add_defaults", lambda cfg: None)
-    compat.look_at_a_run_of_hydra()
+    hooks.check_before_hydra_run()
 
     def look(data: object, *flags: object) -> None:
         fairseq_cli.train.add_defaults(training_configuration(data, tmp_path, "--batch-size", 2, *flags))
@@ -314,7 +314,7 @@ def test_a_run_of_hydra_is_looked_at_before_anything_is_written(monkeypatch, doc
         look("data")
     with pytest.raises(InputError, match=r"--seed must lie in"):
         look(documents, "--seed", -1)
-    with pytest.raises(compat.hydra_utils.CompactHydraException):  # of which hydra prints the line alone
+    with pytest.raises(hooks.hydra_utils.CompactHydraException):  # of which hydra prints the line alone
         look(documents, "--fp16")
     for name, value in TWO.items():
         monkeypatch.setenv(name, value)

@@ -1,0 +1,28 @@
+"""Console scripts; each says in one line what it needs that is not installed."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from fairseq_infformer.errors import install_one_line_messages
+
+
+def infformer_prepare() -> None:
+    _run("infformer-prepare", "prepare")
+
+
+def infformer_eval() -> None:
+    _run("infformer-eval", "evaluate")
+
+
+def infformer_export() -> None:
+    _run("infformer-export", "export")
+
+
+def _run(script: str, module: str) -> None:
+    if find_spec("fairseq") is None:
+        sys.exit(
+            f"error: {script} needs fairseq: recipes/setup.sh installs it, or pip install fairseq-infformer[fairseq]"
+        )
+    install_one_line_messages()
+    import_module(f"{__name__}.{module}").main()

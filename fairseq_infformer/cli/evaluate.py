@@ -14,14 +14,14 @@ from fairseq import checkpoint_utils, utils
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from fairseq_infformer import distributed
 from fairseq_infformer.cli import trained
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 from fairseq_infformer.data.binarised import data_folders, read_stats
-from fairseq_infformer.distributed import Launch
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM, check_dictionary
+from fairseq_infformer.plugin import collectives
+from fairseq_infformer.plugin.launch import ALONE, Launch
 from fairseq_infformer.tasks.streaming_language_modeling import (
     StreamingLanguageModelingConfig,
     StreamingLanguageModelingTask,
@@ -145,7 +145,7 @@ def score(
             words = words.cpu().numpy()
             totals["correct"] = totals.get("correct", 0.0) + float((words[:, 0] == words[:, 1]).sum())
             predictions.append(np.column_stack([sample["start"][row] + place, words]))
-    return distributed.summed(totals), distributed.joined(np.concatenate(predictions))
+    return collectives.summed(totals), collectives.joined(np.concatenate(predictions))
 
 
 def perplexity(nll: float, count: float) -> float:
@@ -186,7 +186,7 @@ def write_predictions(file: Path, predictions: np.ndarray) -> None:
     partial.rename(file)
 
 
-def evaluate(args: argparse.Namespace, launch: Launch = distributed.ALONE) -> dict[str, Any]:
+def evaluate(args: argparse.Namespace, launch: Launch = ALONE) -> dict[str, Any]:
     """Load, score, and return what is printed, of all the processes together."""
     model, task = load(args)
     if args.predictions and str(task.cfg.score) != "answers":
@@ -207,7 +207,7 @@ def evaluate(args: argparse.Namespace, launch: Launch = distributed.ALONE) -> di
 def main() -> None:
     """Entry point of ``infformer-eval``."""
     args = parse_arguments()
-    with distributed.together() as launch:
+    with collectives.together() as launch:
         found = evaluate(args, launch)
     if launch.rank:
         return

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fairseq_infformer.cli.stages import Workplace
 from fairseq_infformer.data import corpus, gpt2, vocabulary
 from fairseq_infformer.data.binarised import load_dictionary, refuse_colon
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, install_one_line_messages
 
 STAGES = ("text", "vocabulary", "data")
 LEVELS = ("word", "sentencepiece", "gpt2")
@@ -299,4 +299,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    install_one_line_messages()
     main()

@@ -8,9 +8,9 @@ from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig, OmegaConf
 
 import fairseq_infformer
-from fairseq_infformer import checkpoints
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
+from fairseq_infformer.plugin import checkpoint_files
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
 
 TASK = "streaming_language_modeling"
@@ -52,7 +52,7 @@ def read(path: str, average: bool = False) -> dict[str, Any]:
     if (task := cfg["task"].get("_name")) != TASK:
         raise InputError(f"{path} was trained with --task {task}, not on streams")
     if average:
-        saved["model"] = checkpoints.averaged_weights(path, saved)
+        saved["model"] = checkpoint_files.averaged_weights(path, saved)
     return saved
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_infformer.cli import evaluate, trained
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy, LtmCrossEntropyConfig
-from fairseq_infformer.errors import InputError, print_in_one_line
+from fairseq_infformer.errors import InputError, install_one_line_messages
 
 
 @torch.no_grad()
@@ -72,5 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    print_in_one_line()
+    install_one_line_messages()
     main()

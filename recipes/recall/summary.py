@@ -19,7 +19,7 @@ import runs
 from generate_recall import FACT, NOTES
 from runs import Record
 
-from fairseq_infformer.errors import InputError, print_in_one_line
+from fairseq_infformer.errors import InputError, install_one_line_messages
 
 
 def distances_of(tokens: np.ndarray, fact: int, answers: np.ndarray) -> np.ndarray:
@@ -121,5 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    print_in_one_line()
+    install_one_line_messages()
     main()

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fairseq_infformer.modules.registration import check_plugin
+
 from .basis import GaussianFunctions, gaussian_pdf
 from .kernels import gaussian_read
 
@@ -41,6 +43,7 @@ def register_density(name: str) -> Callable[[type], type]:
     def register(cls: type) -> type:
         if name in DENSITIES:
             raise ValueError(f"a density named {name!r} is registered already: {DENSITIES[name].__qualname__}")
+        check_plugin(cls)
         DENSITIES[name] = cls
         return cls
 

@@ -1,7 +1,9 @@
 """Checkpoint files: written whole or not at all, and looked at before they are used."""
 
 import contextlib
+import functools
 import io
+import logging
 import os
 import pickle
 import re
@@ -14,8 +16,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
 
-from .errors import InputError
+from fairseq_infformer.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 RUNS_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # a switch of torch's
 
@@ -146,3 +153,104 @@ def averaged_weights(path: str, state: dict[str, Any]) -> dict[str, Any]:
     if found := extra.get("ema_fp32_params") or extra.get("ema"):
         return found
     raise InputError(f"{path} has no averaged weights: a training keeps them with --store-ema")
+
+
+# ---- In fairseq
+
+
+def replace_checkpoints_whole() -> None:
+    """Let a checkpoint appear whole or not at all.
+
+    fairseq copies a new checkpoint over checkpoint_last.pt and checkpoint_best.pt, so that a kill leaves half of one
+    in the place of the old; when a write fails it writes again behind what it has written, and leaves that behind. It
+    tries a save directory by writing and removing a file named dummy, which may be the user's.
+    """
+    save_at_once, copy_over = checkpoint_utils.torch_persistent_save, PathManager.copy
+
+    @functools.wraps(save_at_once)
+    def saved(obj, filename, async_write=False):
+        if async_write or not PathManager.supports_rename(filename):
+            return save_at_once(obj, filename, async_write)
+        try:
+            save(obj, filename)
+        except InputError as error:
+            if os.path.basename(filename) != "crash.pt":
+                raise
+            logger.warning(error)  # what the run has crashed of is told next, and matters more
+
+    def copied(src_path, dst_path, overwrite=False):
+        if not (overwrite and PathManager.supports_rename(src_path) and PathManager.supports_rename(dst_path)):
+            return copy_over(src_path, dst_path, overwrite)
+        copy(src_path, dst_path)
+        return True
+
+    checkpoint_utils.torch_persistent_save = saved
+    PathManager.copy = staticmethod(copied)
+    checkpoint_utils.verify_checkpoint_directory = open_directory
+
+
+def explain_unreadable_checkpoints() -> None:
+    """Tell in one line that a checkpoint is damaged, or of another run: fairseq shows where in its code that hurt.
+
+    Bits that have flipped go unseen: torch.load does not compare the checksums that torch.save has written.
+    """
+    read, resume = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
+
+    @functools.wraps(read)
+    def checked(path, arg_overrides=None, load_on_all_ranks=False):
+        refuse_pickles(path)
+        refuse_damaged(PathManager.get_local_path(path))
+        try:
+            state = read(path, arg_overrides, load_on_all_ranks)
+        except Exception as error:
+            raise InputError(unreadable(path, error)) from error
+        check_content(path, state, arg_overrides or {})
+        return state
+
+    @functools.wraps(resume)
+    def resumed(self, filename, *args, **kwargs):
+        try:
+            return resume(self, filename, *args, **kwargs)
+        except InputError:
+            raise
+        except (AssertionError, KeyError, ValueError) as error:  # of the optimizer, criterion, scheduler and scaler
+            raise InputError(
+                f"{filename} was saved with another optimizer, criterion or schedule ({type(error).__name__}: {error})"
+                "; give those of its run, or --reset-optimizer --reset-lr-scheduler --reset-meters"
+            ) from error
+
+    checkpoint_utils.load_checkpoint_to_cpu = checked
+    Trainer.load_checkpoint = resumed
+
+
+def refuse_partial_resume() -> None:
+    """Say what a checkpoint lacks of what is to be resumed.
+
+    Without the state of an optimizer fairseq goes on from the weights alone and counts updates from 0, without a word.
+    Without averaged weights, for ``--store-ema``, it crashes instead of averaging from here on.
+    """
+    resume = Trainer.load_checkpoint
+
+    @functools.wraps(resume)
+    def resumed(self, filename, reset_optimizer=False, *args, **kwargs):
+        read = checkpoint_utils.load_checkpoint_to_cpu
+
+        def looked_into(*args, **kwargs):
+            state = read(*args, **kwargs)
+            if not reset_optimizer and state.get("last_optimizer_state") is None:
+                raise InputError(
+                    f"{filename} has no optimizer state (--no-save-optimizer-state): its training cannot be resumed; "
+                    "--reset-optimizer starts another from its weights, at update 0"
+                )
+            if self.cfg.ema.store_ema and "ema" not in state["extra_state"]:
+                logger.warning("the checkpoint has no averaged weights: the average starts from its weights")
+                state["extra_state"]["ema"] = state["model"]
+            return state
+
+        checkpoint_utils.load_checkpoint_to_cpu = looked_into
+        try:
+            return resume(self, filename, reset_optimizer, *args, **kwargs)
+        finally:
+            checkpoint_utils.load_checkpoint_to_cpu = read
+
+    Trainer.load_checkpoint = resumed

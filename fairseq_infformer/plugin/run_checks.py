@@ -9,8 +9,8 @@ from fairseq import checkpoint_utils
 from fairseq.models import MODEL_REGISTRY
 from fairseq.utils import split_paths
 
-from .criterions.ltm_cross_entropy import LOGGED
-from .errors import InputError
+from fairseq_infformer.criterions.ltm_cross_entropy import LOGGED
+from fairseq_infformer.errors import InputError
 
 FROM_THE_START = "checkpoint_last.pt"  # fairseq's default of --restore-file, which need not exist
 

@@ -1,0 +1,56 @@
+"""All that touches fairseq's inside, installed once when this package is imported.
+
+fairseq imports it with ``fairseq_infformer``'s tasks and models. A plugin of one's own begins with
+``import fairseq_infformer.plugin``.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Some modules of fairseq configure the root logger as they are imported; that is up to the program."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    level, handlers = root.level, root.handlers[:]
+    logging.disable(max(disabled, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+with _quiet_import():
+    from fairseq_infformer import criterions, errors, optim  # noqa: F401  (each registers what it defines)
+
+    from . import checkpoint_files, hooks, patches
+
+
+def install() -> None:
+    """Patch and hook fairseq, in this order; importing this package has done it."""
+    patches.allow_configurations()
+    patches.silence_pinned_memory()
+    patches.allow_cpu_ddp()
+    patches.find_validation_splits()
+    patches.keep_float32_weights()
+    patches.average_weights_once()
+    checkpoint_files.replace_checkpoints_whole()
+    checkpoint_files.explain_unreadable_checkpoints()
+    checkpoint_files.refuse_partial_resume()  # after the one before, which would explain its errors once more
+    hooks.check_before_run()
+    hooks.check_before_hydra_run()
+    hooks.explain_missing_values()
+    hooks.collect_memory_before_saving()
+    hooks.refuse_generation_command()
+    hooks.explain_optimizer_errors()
+    hooks.refuse_early_options()
+    errors.install_one_line_messages()
+
+
+install()
+with _quiet_import():
+    from fairseq_infformer.models import architectures  # noqa: F401
+    from fairseq_infformer.tasks import streaming_language_modeling  # noqa: F401

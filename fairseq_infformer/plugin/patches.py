@@ -1,0 +1,158 @@
+"""What fairseq 0.12 lacks on today's torch, or gets wrong: each patch names its cause, and goes when that goes."""
+
+import argparse
+import builtins
+import collections
+import enum
+import functools
+import logging
+import warnings
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import data_utils
+from fairseq.dataclass import constants
+from fairseq.distributed import utils as distributed_utils
+from fairseq.models import distributed_fairseq_model
+from fairseq.models.ema.ema import EMA
+from fairseq.optim import fp16_optimizer
+from omegaconf import base, dictconfig, listconfig, nodes
+from torch import Tensor, nn
+
+from fairseq_infformer.errors import InputError
+
+from . import checkpoint_files
+
+logger = logging.getLogger(__name__)
+
+
+def allow_configurations() -> None:
+    """Let ranks other than the first resume, and checkpoints of any optimizer be read.
+
+    Since torch 2.6, torch.load refuses the configuration that is in fairseq's checkpoints and in what the first rank
+    sends of them to the others: of OmegaConf's types, or a Namespace for an optimizer of fairseq's older kind, such
+    as sgd. What it holds beside tensors runs no code when it is read, so it is named as safe, instead of loading
+    everything as unsafe pickles.
+    """
+    plain = [Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
+    configuration = [
+        argparse.Namespace,
+        dictconfig.DictConfig,
+        listconfig.ListConfig,
+        base.ContainerMetadata,
+        base.Metadata,
+        *(kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, base.Node)),
+    ]
+    choices = [kind for kind in vars(constants).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+    torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
+
+
+def silence_pinned_memory() -> None:
+    """Without a GPU, torch warns at every loader that fairseq asks for pinned memory, which nobody chose."""
+    if not torch.cuda.is_available():
+        warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
+
+
+def allow_cpu_ddp() -> None:
+    """Let ``--ddp-backend pytorch_ddp``, fairseq's default, and its other name c10d wrap a model on a CPU.
+
+    fairseq names a GPU in any case, which torch refuses for such a model.
+    """
+    wrap = distributed_fairseq_model.DistributedDataParallel
+
+    def wrap_where_it_is(module: nn.Module, **options: Any) -> nn.Module:
+        if next(module.parameters()).device.type == "cpu":
+            options |= {"device_ids": None, "output_device": None}
+        return wrap(module, **options)
+
+    distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
+
+
+def find_validation_splits() -> None:
+    """Refuse in one line to train where a validation split would be ignored, and take no other file for a split.
+
+    fairseq takes every file valid….… with a digit for one, such as valid1.documents.npy, and ends in a traceback.
+    """
+    find, check = data_utils._find_extra_valid_paths, data_utils.raise_if_valid_subsets_unintentionally_ignored
+
+    @functools.wraps(find)
+    def find_splits(dataset_path):
+        return {name for name in find(dataset_path) if not name.endswith(".documents")}
+
+    @functools.wraps(check)
+    def checked(train_cfg):
+        try:
+            check(train_cfg)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    data_utils._find_extra_valid_paths = find_splits
+    data_utils.raise_if_valid_subsets_unintentionally_ignored = checked
+
+
+def keep_float32_weights() -> None:
+    """Let a training with ``--fp16`` or ``--bf16`` go on exactly.
+
+    Of such a training fairseq saves the weights as its model has them, rounded; those that its optimizer changes are
+    float32. Of the scaler of losses it saves the scale, not when that was changed last.
+    """
+    for kind in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
+        _keep_in_checkpoints(kind)
+
+
+def _keep_in_checkpoints(kind: type) -> None:
+    save, load = kind.state_dict, kind.load_state_dict
+    counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
+
+    def weights(self: Any) -> list[Tensor]:
+        kept = getattr(self, "fp32_params", [])  # with flat gradients one tensor for each device, else as the model's
+        return list(kept.values()) if isinstance(kept, dict) else kept
+
+    @functools.wraps(save)
+    def state_dict(self):
+        scaler = {} if self.scaler is None else {name: getattr(self.scaler, name) for name in counters}
+        return save(self) | {"fp32_weights": [weight.data for weight in weights(self)], "scaler": scaler}
+
+    @functools.wraps(load)
+    def load_state_dict(self, state_dict, optimizer_overrides=None):
+        state_dict = dict(state_dict)
+        kept, scaler = state_dict.pop("fp32_weights", None), state_dict.pop("scaler", {})
+        load(self, state_dict, optimizer_overrides)
+        for name in scaler if self.scaler is not None else ():
+            setattr(self.scaler, name, scaler[name])
+        if kept is None and weights(self):
+            logger.warning("the checkpoint has no float32 weights: training goes on from those of its half precision")
+        for weight, value in zip(weights(self), kept or ()):
+            weight.data.copy_(value)
+
+    kind.state_dict, kind.load_state_dict = state_dict, load_state_dict
+
+
+def average_weights_once() -> None:
+    """Let ``--store-ema`` average the weights, each of them once an update.
+
+    fairseq averages all that is in a model's state: buffers too, where whole numbers end in an error, and weights with
+    two names, as tied embeddings have, twice. It counts the updates for ``--ema-update-freq`` from the start of its
+    process.
+    """
+
+    @torch.no_grad()
+    def step(self, new_model, updates=None):
+        if updates is not None:
+            self._set_decay(0 if updates < self.config.ema_start_update else self.config.ema_decay)
+            if updates % self.config.ema_update_freq:
+                return
+        average = self.fp32_params if self.config.ema_fp32 else self.model.state_dict()
+        state, known = new_model.state_dict(), {}
+        for name, weight in new_model.named_parameters(remove_duplicate=False):
+            if weight not in known:
+                known[weight] = average[name].mul_(self.decay).add_(weight.to(average[name]), alpha=1 - self.decay)
+            average[name] = state[name] = known[weight]
+        self.restore(state)
+
+    def seed(fpath):
+        state = checkpoint_utils.load_checkpoint_to_cpu(fpath)
+        return state | {"model": checkpoint_files.averaged_weights(fpath, state)}
+
+    EMA.step, checkpoint_utils.load_ema_from_checkpoint = step, seed
