@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, TextIO
+from typing import Any, NamedTuple, NoReturn, Optional, TextIO
 
+import torch
 from tqdm import tqdm
 
 from fairseq_infformer.errors import InputError
@@ -77,40 +78,51 @@ def start_command(
     It has all that this process has imported, which is most of what a start costs, and otherwise what a process of its
     own would have. ``before`` is called in it first.
     """
-    import torch._dynamo
+    import torch._dynamo  # noqa: F401 (which each would import anew)
 
-    name, *arguments = words = [str(word) for word in command]
-    main = _main(name)
+    words = [str(word) for word in command]
+    main = _main(words[0])
     out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by wait)
     error = tempfile.TemporaryFile("w+") if stderr == subprocess.PIPE else None  # noqa: SIM115
 
     def work() -> None:
-        os.dup2(out.fileno(), 1)
-        os.dup2((error or out).fileno(), 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        sys.argv = [name, *arguments]
         os.chdir(ROOT)
         os.environ.update(environment or {})
-        logging.root.handlers.clear()
-        if name.startswith("fairseq-"):
-            form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
-            logging.basicConfig(format=form, level="INFO", stream=sys.stdout)
-        torch.set_num_threads(1)  # those of this process's pool are not in the copy, which would wait for them
-        gc.freeze()  # a collection would touch, and so copy, all that it shares with this process
-        before()
-        try:
-            sys.exit(main())
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException:
-            code = 1
-            sys.excepthook(*sys.exc_info())
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(code if isinstance(code, int) else int(code is not None))
+        run_command(words, main, out.fileno(), (error or out).fileno(), before)
 
     return Command(words, fork(work), out, error)
+
+
+def run_command(
+    words: Sequence[str],
+    main: Callable[[], Any],
+    out: int,
+    error: int,
+    before: Callable[[], object] = lambda: None,
+) -> NoReturn:
+    """Run the main function of a command in this forked process, which prints to these open files and then ends."""
+    os.dup2(out, 1)
+    os.dup2(error, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.argv = list(words)
+    logging.root.handlers.clear()
+    if Path(words[0]).name.startswith("fairseq-"):
+        form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+        logging.basicConfig(format=form, level="INFO", stream=sys.stdout)
+    torch.set_num_threads(1)  # those of this process's pool are not in the copy, which would wait for them
+    gc.freeze()  # a collection would touch, and so copy, all that it shares with this process
+    before()
+    try:
+        sys.exit(main())
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        code = 1
+        sys.excepthook(*sys.exc_info())
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _main(name: str) -> Callable[[], Any]:
