@@ -80,6 +80,9 @@ def start_command(
     """
     import torch._dynamo  # noqa: F401 (which each would import anew)
 
+    # By --user-dir, a copy of a process that has imported the package would get no plugin.
+    import fairseq_infformer.plugin  # noqa: F401
+
     words = [str(word) for word in command]
     main = _main(words[0])
     out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by wait)

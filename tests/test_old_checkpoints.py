@@ -77,10 +77,13 @@ def test_an_old_checkpoint_of_another_memory_is_refused(memory, other):
 
 
 NAMES = {
-    "continuous": ["memory.coefficients", "memory.num_tokens", "memory.largest", "report.mean", "report.variance"],
+    "continuous": [
+        *("memory.coefficients", "memory.num_tokens", "memory.largest"),
+        *("report.density.mean", "report.density.variance", "report.lengths"),
+    ],
     "compressive": [
         *("memory.slots.hidden", "memory.slots.lengths", "memory.waiting.hidden", "memory.waiting.lengths"),
-        *("memory.evicted", "memory.evicted_lengths", "report.error"),
+        *("memory.evicted", "memory.evicted_lengths", "report.error", "report.lengths"),
     ],
 }
 
@@ -90,7 +93,7 @@ def test_memory_state_has_the_names_of_its_format(memory):
     """A new name, or another, needs a new format and a way from the old one."""
     model = build(decoder_layers=1, long_term_memory=memory).train()
     run(model, torch.randint(4, 40, (2, 6)), 3)
-    names = ["short_term.hidden", "short_term.lengths", *NAMES[memory], "queries"]
+    names = ["short_term.hidden", "short_term.lengths", *NAMES[memory]]
     assert model.memory_format == 1 and list(model.memory_state()) == [f"layers.0.{name}" for name in names]
 
 

@@ -65,7 +65,7 @@ def test_every_precision_trains_and_remembers_in_float32(flags, dtype, exact, do
     assert found[-1] < found[0] - 1
     for layer, state in zip(model.decoder.layers, memory_of(trainer)):
         assert state.recent.hidden.dtype == dtype
-        assert state.long_term.coefficients.dtype == state.looked.variance.dtype == torch.float32
+        assert state.long_term.coefficients.dtype == state.report.density.variance.dtype == torch.float32
         memory = layer.long_term_memory
         assert memory.memory.basis.centers.dtype == memory.attention.coarse_basis.single_centers.dtype == torch.float32
         assert bool(state.long_term.coefficients.any())

@@ -6,6 +6,9 @@ from importlib.util import find_spec
 
 from fairseq_infformer.errors import install_one_line_messages
 
+if find_spec("fairseq") is not None:
+    import fairseq_infformer.plugin  # noqa: F401  (first of all that imports fairseq, which is loud otherwise)
+
 
 def infformer_prepare() -> None:
     _run("infformer-prepare", "prepare")

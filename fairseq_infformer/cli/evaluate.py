@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from fairseq_infformer.cli import trained
-from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
+from fairseq_infformer.criterions.ltm_cross_entropy import COUNT, SUM, LtmCrossEntropy
 from fairseq_infformer.data.binarised import data_folders, read_stats
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models import pretrained
@@ -125,7 +125,7 @@ def score(
         answers, (targets, 3): the offset, the word, and the word that was most probable.
     """
     answers = str(task.cfg.score) == "answers"
-    criterion = LtmCrossEntropy(task, ltm_kl_weight=0, ltm_kl_sigma=0.05, answers=answers)
+    criterion = LtmCrossEntropy(task, answers=answers)
     batches = task.get_batch_iterator(
         task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
     ).next_epoch_itr(shuffle=False)
@@ -172,8 +172,10 @@ def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
     if "correct" in totals:  # answers: the words and bytes of the text are not what was scored
         found = {"tokens": int(tokens), "nll": nll, "perplexity_per_token": perplexity(nll, tokens)}
         found["accuracy"] = totals["correct"] / tokens
-    if count := totals.get("ltm_count"):
-        found |= {"ltm_mu": totals["mu"] / count, "ltm_sigma": totals["sigma"] / count}
+    for key, count in totals.items():
+        if key.startswith(COUNT) and count:
+            name = key.removeprefix(COUNT)
+            found[name] = totals[SUM + name] / count
     return found
 
 

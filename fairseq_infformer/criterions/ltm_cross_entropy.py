@@ -1,7 +1,7 @@
 """Cross-entropy and what long-term memories add to the loss."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,53 +13,38 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairseq_infformer.errors import InputError
-
-# What --best-checkpoint-metric can name; from the fourth on, with a long-term memory only.
-LOGGED = (
-    *("loss", "nll_loss", "ppl", "kl", "ltm_mu", "ltm_mu_std", "ltm_sigma", "ltm_sigma_std"),
-    *("reconstruction", "accuracy"),
-)
+# What is logged whatever the memory; --best-checkpoint-metric can name these and what the reads of a memory log.
+LOGGED = ("loss", "nll_loss", "ppl", "accuracy")
+# In what ranks and steps add up, for each figure of the reads: its sum, that of its squares, and how many it has.
+SUM, SQUARES, COUNT = "sum of ", "squares of ", "count of "
 
 
 @dataclass
 class LtmCrossEntropyConfig(FairseqDataclass):
-    ltm_kl_weight: float = field(
-        default=1e-6,
-        metadata={"help": "weight of the KL term, a mean over layers, heads and scored queries; 1e-6 is the paper's"},
-    )
-    ltm_kl_sigma: float = field(default=0.05, metadata={"help": "σ₀, the width that the KL term pulls σ towards"})
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     ddp_backend: str = II("distributed_training.ddp_backend")
+    # Settings of the model since; checkpoints of before have them here.
+    ltm_kl_weight: float = II("model.ltm_kl_weight")
+    ltm_kl_sigma: float = II("model.ltm_kl_sigma")
 
 
 @register_criterion("ltm_cross_entropy", dataclass=LtmCrossEntropyConfig)
 class LtmCrossEntropy(FairseqCriterion):
-    """``cross-entropy + weight · mean KL(N(μ, σ²) ‖ N(μ, σ₀²))``, for plain and adaptive softmax.
+    """Cross-entropy, for plain and adaptive softmax, and what the reads of long-term memories add to it.
 
-    A compressive memory adds its error of reconstruction, a mean over layers and scored queries, from which nothing but
-    the compression learns.
-
-    Logged: ``loss`` (both terms), ``nll_loss`` and ``ppl`` (cross-entropy alone), ``kl``, and mean and standard
-    deviation over layers, heads and scored queries of μ and σ of the long-term attention (``ltm_mu``,
-    ``ltm_mu_std``, ``ltm_sigma``, ``ltm_sigma_std``); ``reconstruction``;
-    under ``--score answers`` ``accuracy``, the percentage of targets that are the most probable word. ``loss`` and
-    ``nll_loss`` are in bits a token, ``kl`` in nats.
+    A read has figures (``LongTermMemory.figures``). Each is averaged over layers, heads and scored queries and logged,
+    some with their standard deviation; its mean, per scored query, is added to the loss with its weight. Logged beside
+    them: ``loss`` (all of it), ``nll_loss`` and ``ppl`` (cross-entropy alone); under ``--score answers`` ``accuracy``,
+    the percentage of targets that are the most probable word. ``loss`` and ``nll_loss`` are in bits per token.
     """
 
-    def __init__(self, task: Any, ltm_kl_weight: float, ltm_kl_sigma: float, answers: bool = False) -> None:
+    def __init__(self, task: Any, answers: bool = False) -> None:
         super().__init__(task)
-        self.kl_weight, self.kl_sigma = ltm_kl_weight, ltm_kl_sigma
         self.answers = answers
 
     @classmethod
     def build_criterion(cls, cfg: LtmCrossEntropyConfig, task: Any) -> "LtmCrossEntropy":
-        if not 0 <= cfg.ltm_kl_weight < math.inf:
-            raise InputError(f"--ltm-kl-weight must be 0 or more, got {cfg.ltm_kl_weight}")
-        if not 0 < cfg.ltm_kl_sigma < math.inf:
-            raise InputError(f"--ltm-kl-sigma must be positive, got {cfg.ltm_kl_sigma}")
-        answers = str(getattr(task.cfg, "score", "all")) == "answers"
-        return cls(task, cfg.ltm_kl_weight, cfg.ltm_kl_sigma, answers=answers)
+        return cls(task, answers=str(getattr(task.cfg, "score", "all")) == "answers")
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss of one segment of each stream, summed over its targets.
@@ -87,16 +72,7 @@ class LtmCrossEntropy(FairseqCriterion):
         wanted = target[scored] if self.answers else target.flatten()
         nll = self._cross_entropy(model, net_output[0].flatten(0, -2), wanted)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
-        loss = nll
-        densities = [look for look in net_output[1]["looks"] if hasattr(look, "variance")]
-        if densities:
-            kl = self._divergence(densities, scored, log)
-            loss = loss + self.kl_weight * kl * ntokens
-        errors = [look.error for look in net_output[1]["looks"] if hasattr(look, "error")]
-        if errors:
-            error = (torch.stack(errors).mean(0) * scored).sum()
-            log["reconstruction"] = error.detach()
-            loss = loss + error
+        loss = nll + self._reported(net_output[1]["figures"], scored, log)
         log["loss"] = loss.detach()
         return loss, ntokens, log
 
@@ -123,22 +99,24 @@ class LtmCrossEntropy(FairseqCriterion):
                 loss = loss + adaptive.tail[number - 1](places[:0]).sum()
         return loss
 
-    def _divergence(self, densities: list[Any], scored: Tensor, log: dict[str, Any]) -> Tensor:
-        """Mean KL over layers, heads and scored queries; notes the sums that are logged."""
-        scored = scored[:, None]  # (B, 1, T), for (B, H, T)
-        count = len(densities) * densities[0].mean.shape[1] * scored.sum()
-        total, sums = 0.0, torch.zeros(4, device=scored.device, dtype=torch.float32)
-        for density in densities:
-            variance = density.variance
-            ratio = variance / self.kl_sigma**2
-            # The clamp keeps the paper's form, which has no floor on σ, from log(0).
-            kl = 0.5 * (ratio - ratio.clamp_min(1e-12).log() - 1)
-            total = total + (kl * scored).sum()
-            with torch.no_grad():
-                mean, sigma = density.mean * scored, variance.sqrt() * scored
-                sums += torch.stack([mean.sum(), mean.square().sum(), sigma.sum(), sigma.square().sum()])
-        log.update(zip(("mu", "mu_square", "sigma", "sigma_square"), sums), kl_sum=total.detach(), ltm_count=count)
-        return total / count.clamp_min(1)
+    def _reported(self, reads: list[dict[str, Any]], scored: Tensor, log: dict[str, Any]) -> Tensor:
+        """What the reads of all layers add to the loss; notes the sums that are logged."""
+        layers: dict[str, list[Any]] = {}
+        for read in reads:
+            for name, figure in read.items():
+                layers.setdefault(name, []).append(figure)
+        added = torch.zeros((), device=scored.device)
+        for name, figures in layers.items():
+            values = torch.stack([figure.value for figure in figures])
+            heads = values[0].numel() // scored.numel()
+            values = values.view(len(figures), len(scored), heads, -1) * scored[:, None]
+            total = values.sum()
+            if figures[0].weight:
+                added = added + figures[0].weight / (len(figures) * heads) * total
+            log[SUM + name], log[COUNT + name] = total.detach(), len(figures) * heads * scored.sum()
+            if figures[0].spread:
+                log[SQUARES + name] = values.detach().square().sum()
+        return added
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
@@ -156,16 +134,15 @@ class LtmCrossEntropy(FairseqCriterion):
         metrics.log_derived("ppl", lambda meters: get_perplexity(meters["nll_loss"].avg))
         if any("correct" in log for log in logging_outputs):
             metrics.log_scalar("accuracy", 100 * total("correct") / ntokens, ntokens, round=2)
-        if any("reconstruction" in log for log in logging_outputs):
-            metrics.log_scalar("reconstruction", total("reconstruction") / ntokens, ntokens, round=3)
-        count = total("ltm_count")
-        if count:
-            metrics.log_scalar("kl", total("kl_sum") / count, count, round=3)
-            for name in ("mu", "sigma"):
-                mean = total(name) / count
-                spread = math.sqrt(max(0.0, total(f"{name}_square") / count - mean**2))
-                metrics.log_scalar(f"ltm_{name}", mean, count, round=3)
-                metrics.log_scalar(f"ltm_{name}_std", spread, count, round=3)
+        for name in dict.fromkeys(
+            key.removeprefix(SUM) for log in logging_outputs for key in log if key.startswith(SUM)
+        ):
+            if count := total(COUNT + name):
+                mean = total(SUM + name) / count
+                metrics.log_scalar(name, mean, count, round=3)
+                if any(SQUARES + name in log for log in logging_outputs):
+                    variance = total(SQUARES + name) / count - mean**2
+                    metrics.log_scalar(f"{name}_std", math.sqrt(max(0.0, variance)), count, round=3)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -1,18 +1,19 @@
 """The settings of the ∞-former language model, as fairseq's command line takes them."""
 
 import typing
-from dataclasses import dataclass, field, fields
+from contextlib import nullcontext
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import OmegaConf, open_dict
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules import COMPRESSIONS, DENSITIES
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import ACTIVATIONS
-from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, CONTRACTIONS
-from fairseq_infformer.modules.memories.continuous.sampling import SAMPLINGS
+from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES
+from fairseq_infformer.modules.memories.base import Registered
 
 
 @dataclass
@@ -70,69 +71,88 @@ class InfiniteFormerConfig(FairseqDataclass):
             "from it: a checkpoint has all the weights"
         },
     )
-    long_term_memory: ChoiceEnum(["continuous", "compressive", "none"]) = field(
+    long_term_memory: str = field(
         default="continuous",
-        metadata={"help": "the ∞-former's continuous memory; the Compressive Transformer's; none: a Transformer-XL"},
+        metadata={
+            "help": "continuous, the ∞-former's; compressive, the Compressive Transformer's; none: a Transformer-XL; "
+            "or one that you have registered"
+        },
     )
     ltm_layers: str = field(
         default="all", metadata={"help": "layers with a long-term memory: all, or numbers from 0, e.g. 2,3"}
     )
-    ltm_basis: int = field(default=512, metadata={"help": "N, number of basis functions"})
-    ltm_widths: str = field(default="0.01,0.05", metadata={"help": "widths of the basis functions on [0, 1]"})
-    ltm_samples: int = field(default=512, metadata={"help": "M, samples of the old signal that an update refits"})
-    ltm_ridge: float = field(default=1.0, metadata={"help": "λ, penalty of the ridge regression"})
-    ltm_contraction: ChoiceEnum(list(CONTRACTIONS)) = field(
-        default="proportional",
-        metadata={"help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share"},
-    )
-    ltm_tau: float = field(default=0.75, metadata={"help": "τ of the fixed contraction"})
-    ltm_horizon: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "of the proportional contraction: how many tokens have equal shares; older ones fade (default: all)"
-        },
-    )
-    ltm_sampling: ChoiceEnum(list(SAMPLINGS)) = field(
-        default="uniform",
-        metadata={
-            "help": "where an update samples the old signal: uniform, or where the last segment's attention looked: "
-            "sticky (random draws, the paper's sticky memories) or sticky-quantile (without randomness)"
-        },
-    )
-    ltm_density: str = field(
-        default="renormalized-gaussian",
-        metadata={"help": f"what a query lays over the memory: {', '.join(DENSITIES)} (gaussian is the paper's)"},
-    )
-    ltm_addressing: ChoiceEnum(list(ADDRESSINGS)) = field(
-        default="projection",
-        metadata={
-            "help": "how a query finds the mean and variance of its density: projection (the paper's: linear in the "
-            "scores of all places), content (those of softmax attention over the memory's places: finds a single fact) "
-            "or mixed (half of the heads each)"
-        },
-    )
-    ltm_min_sigma: float = field(
-        default=-1, metadata={"help": "floor of the density's σ; -1: the narrowest width; 0: none, the paper's form"}
-    )
-    ltm_flat_start: bool = field(
-        default=False,
-        metadata={"help": "start all heads with the paper's flat read instead of heads that tile the memory"},
-    )
-    compressive_length: int = field(
-        default=512, metadata={"help": "compressive memory: vectors it keeps, each of which stands for several tokens"}
-    )
-    compressive_rate: int = field(default=4, metadata={"help": "compressive memory: tokens that become one vector"})
-    compressive_function: ChoiceEnum(list(COMPRESSIONS)) = field(
-        default="conv",
-        metadata={"help": "compressive memory: how: conv, trained to keep what attention finds there; mean; max"},
-    )
-    ltm_ablation: ChoiceEnum(["none", "zero", "swap"]) = field(
+    ltm_ablation: ChoiceEnum(["none", *ABLATIONS]) = field(
         default="none",
         metadata={
             "help": "for evaluation: zero: read nothing from the long-term memory; swap: read that of another row of "
             "the process's batch, which goes on to remember its own text"
         },
     )
+
+
+# ---- Options of the long-term memories
+
+
+def add_options(name: str) -> None:
+    """Give ``InfiniteFormerConfig`` a field for each setting of the memory that is registered under ``name``."""
+    for setting, option in options_of(MEMORIES[name]).items():
+        InfiniteFormerConfig.__annotations__[option] = _type(setting)
+        default = _spelt(setting.default)
+        setattr(InfiniteFormerConfig, option, field(default=default, metadata={"help": setting.metadata["help"]}))
+    for known in fields(InfiniteFormerConfig):  # whose defaults stand where dataclass looks for their help
+        if known.name in InfiniteFormerConfig.__annotations__:
+            setattr(InfiniteFormerConfig, known.name, known)
+    for made in ("__init__", "__repr__", "__eq__", "__match_args__"):
+        delattr(InfiniteFormerConfig, made)
+    dataclass(InfiniteFormerConfig)
+
+
+def options_of(registered: Registered) -> dict[Field, str]:
+    """The settings of a memory, each with the name of its field in ``InfiniteFormerConfig``."""
+    return {setting: f"{registered.prefix}_{setting.name}" for setting in fields(registered.settings)}
+
+
+def memory_settings(cfg: InfiniteFormerConfig, registered: Registered) -> Any:
+    """The settings of a memory from those of the model; InputError names an option that cannot be read."""
+    values = {}
+    for setting, option in options_of(registered).items():
+        value = plain(getattr(cfg, option))
+        if kinds := _numbers_in(setting):
+            value = tuple(numbers(value, kinds, spelt(option)))
+        values[setting.name] = value
+    return registered.settings(**values)
+
+
+def spelt(name: str) -> str:
+    """A setting's name as its option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _type(setting: Field) -> Any:
+    if "choices" in setting.metadata:
+        return ChoiceEnum(list(setting.metadata["choices"]))
+    return str if _numbers_in(setting) else setting.type
+
+
+def _numbers_in(setting: Field) -> Optional[type]:
+    """float for a tuple of floats, and so on; None for anything else."""
+    return typing.get_args(setting.type)[0] if typing.get_origin(setting.type) is tuple else None
+
+
+def _spelt(default: Any) -> Any:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else default
+
+
+# ---- Values
+
+
+def with_defaults(cfg: Any) -> Any:
+    """The settings of a named architecture, with the defaults of options that a checkpoint was saved without."""
+    missing = {option.name: option.default for option in fields(InfiniteFormerConfig) if option.name not in cfg}
+    with open_dict(cfg) if OmegaConf.is_config(cfg) else nullcontext():
+        for name, default in missing.items():
+            setattr(cfg, name, default)
+    return cfg
 
 
 def numbers(text: str, kind: type, option: str) -> list:
@@ -187,3 +207,8 @@ def described(kind: Any) -> str:
 def plain(value: Any) -> Any:
     """A choice as its text, anything else as it is."""
     return value.value if isinstance(value, Enum) else value
+
+
+for _name in MEMORIES:
+    add_options(_name)
+LISTENERS.append(add_options)

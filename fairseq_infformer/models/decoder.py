@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
+from fairseq_infformer.modules.memories import Figure
 
 from . import memory_format
 from .configuration import InfiniteFormerConfig, bands
@@ -98,7 +99,8 @@ class InfiniteFormerDecoder(FairseqDecoder):
 
         Returns:
             logits (B, T, V), or features (B, T, C) under the adaptive softmax, or with ``scored`` (n, V) or (n, C), row
-            after row; and a dict: ``attn`` (None) and ``looks``, what each layer's long-term memory says of its read.
+            after row; and a dict: ``attn`` (None) and ``figures``, those of each layer's read, see
+            ``LongTermMemory.figures``.
         """
         if segment is None:
             raise InputError(
@@ -106,45 +108,47 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 "--task streaming_language_modeling"
             )
         rows, width = src_tokens.shape
+        if rows == 1 and self.cfg.ltm_ablation == "swap":
+            raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
-        features, looks = self.extract_features(src_tokens, segment, lengths, reset)
+        features, figures = self.extract_features(src_tokens, segment, lengths, reset)
         if scored is not None:
             features = features[scored]
         if self.output_projection is not None:
             features = self.output_projection(features)
-        return features, {"attn": None, "looks": looks}
+        return features, {"attn": None, "figures": figures}
 
     def extract_features(
         self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray
-    ) -> tuple[Tensor, list[Any]]:
-        """Hidden states (B, T, C) after the last layer, and what the long-term memories say of their reads."""
+    ) -> tuple[Tensor, list[dict[str, Figure]]]:
+        """Hidden states (B, T, C) after the last layer, and the figures of the long-term memories' reads."""
         in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
         x = F.dropout(self._embed(src_tokens), self.cfg.dropout, self.training)
         before = self._memory_before(segment, empty, x)
-        x, looks, after = self._through_layers(x, in_row, empty, before)
+        x, figures, after = self._through_layers(x, in_row, empty, before)
         after = tree_map_only(Tensor, torch.detach, after)
         update = self.num_updates if self.training else None
         self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
-        return self.final_norm(x), looks
+        return self.final_norm(x), figures
 
     def _through_layers(
         self, x: Tensor, in_row: Tensor, empty: Tensor, before: tuple[LayerState, ...]
-    ) -> tuple[Tensor, list[Any], tuple[LayerState, ...]]:
-        after, looks = [], []
+    ) -> tuple[Tensor, list[dict[str, Figure]], tuple[LayerState, ...]]:
+        after = []
         for layer, state in zip(self.layers, before):
             state = layer.advance(state, empty)
-            swap = self.cfg.ltm_ablation == "swap" and state.long_term is not None
-            if self.cfg.ltm_ablation == "zero":
-                state = state._replace(long_term=None)
-            read = _with_other_memories(state, layer.stm_length) if swap else state
             if self.cfg.checkpoint_activations and torch.is_grad_enabled():
-                x, then = checkpoint(layer, x, in_row, read, use_reentrant=False)
+                x, then = checkpoint(layer, x, in_row, state, use_reentrant=False)
             else:
-                x, then = layer(x, in_row, read)
-            looks += [then.looked] if then.looked is not None else []
-            after.append(_with_own_memories(then, state) if swap else then)
-        return x, looks, tuple(after)
+                x, then = layer(x, in_row, state)
+            after.append(then)
+        figures = [
+            layer.long_term_memory.figures(state.report)
+            for layer, state in zip(self.layers, after)
+            if state.report is not None
+        ]
+        return x, figures, tuple(after)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embed_tokens(tokens) * self.embed_scale
@@ -210,21 +214,6 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 f"the model has {self.max_positions()} learned positions, too few for segments of {tokens} tokens; "
                 "give a smaller --tokens-per-sample"
             )
-
-
-def _with_other_memories(state: LayerState, stm_length: int) -> LayerState:
-    """Each row with the long-term memory of the row before it, or an empty one where its own has not begun."""
-    rows = state.recent.hidden.shape[0]
-    if rows == 1:
-        raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
-    others = state.long_term.reorder(torch.arange(rows).roll(1))
-    return state._replace(long_term=others.reset(state.recent.lengths < stm_length))
-
-
-def _with_own_memories(then: LayerState, before: LayerState) -> LayerState:
-    """Each row after a segment that read another's memory: with its own, and what was looked at there."""
-    readers = then.reorder(torch.arange(len(then.queries)).roll(-1))
-    return then._replace(long_term=before.long_term, looked=readers.looked, queries=readers.queries)
 
 
 def dictionary_checksum(dictionary: Dictionary) -> int:

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules import ContinuousLongTermMemory
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 END_OF_TEXT = "<|endoftext|>"
@@ -89,11 +88,10 @@ def load(folder: Path, decoder: nn.Module) -> None:
     state = _state(_Tensors(folder), rows, *(wanted[f"decoder_{name}"] for name in ("layers", "embed_dim")), decoder)
     decoder.load_state_dict(state, strict=False)  # without the memory, which no GPT-2 has
     for layer in decoder.layers:
-        if isinstance(layer.long_term_memory, ContinuousLongTermMemory):
+        if layer.long_term_memory is not None:
             # The layers above know nothing of a memory, so what it adds starts at zero in every segment: training
-            # begins with GPT-2's own loss. The output projection learns from the first update, what is read by it from
-            # the second. A random read, the paper's form, would have to be unlearned first.
-            nn.init.zeros_(layer.long_term_memory.attention.out_proj.weight)
+            # begins with GPT-2's own loss. A random read, the paper's form, would have to be unlearned first.
+            layer.long_term_memory.start_silent()
 
 
 def embedding_rows(dictionary: Dictionary, folder: Path) -> list[int]:

@@ -7,21 +7,15 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.models import FairseqLanguageModel, register_model
 from fairseq.modules import AdaptiveInput
+from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules import (
-    CompressiveMemory,
-    ContinuousAttention,
-    ContinuousLongTermMemory,
-    ContinuousMemory,
-    GaussianBasis,
-    LongTermMemory,
-)
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
+from fairseq_infformer.modules.memories import LISTENERS, MEMORIES, LongTermMemory, SettingError, ablate
 
 from . import gpt2, pretrained
-from .configuration import InfiniteFormerConfig, bands, check_settings, numbers
+from .configuration import InfiniteFormerConfig, bands, check_settings, memory_settings, numbers, spelt, with_defaults
 from .decoder import InfiniteFormerDecoder, dictionary_checksum
 from .memory_format import MEMORY_FORMAT
 
@@ -33,7 +27,7 @@ class InfiniteFormerLM(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
         """Build the model for ``task.source_dictionary``; InputError names a setting that cannot be."""
-        model = cls.build(cfg, task.source_dictionary)
+        model = cls.build(with_defaults(cfg), task.source_dictionary)
         model.decoder.check_length(getattr(task.cfg, "tokens_per_sample", 0))  # none: what comes has no streams either
         return model
 
@@ -189,24 +183,25 @@ def _layers_with_memory(cfg: InfiniteFormerConfig) -> set[int]:
 
 def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMemory:
     """The long-term memory of the layer of this number."""
-    if cfg.ltm_min_sigma < 0 and cfg.ltm_min_sigma != -1:
-        raise InputError(f"--ltm-min-sigma must be 0 or more, or -1 for the narrowest width, got {cfg.ltm_min_sigma}")
-    if str(cfg.long_term_memory) == "compressive":
-        function = str(cfg.compressive_function)
-        return CompressiveMemory(cfg.decoder_embed_dim, cfg.compressive_length, cfg.compressive_rate, function)
-    basis = GaussianBasis(cfg.ltm_basis, numbers(cfg.ltm_widths, float, "--ltm-widths"))
-    memory = ContinuousMemory(
-        *(basis, cfg.ltm_samples, cfg.ltm_ridge, str(cfg.ltm_contraction), cfg.ltm_tau, str(cfg.ltm_sampling)),
-        seed=layer,
-        horizon=cfg.ltm_horizon,
-    )
-    attention = ContinuousAttention(
-        cfg.decoder_embed_dim,
-        cfg.decoder_attention_heads,
-        basis,
-        cfg.ltm_density,
-        min_width=None if cfg.ltm_min_sigma < 0 else cfg.ltm_min_sigma,
-        head_start=not cfg.ltm_flat_start,
-        addressing=str(cfg.ltm_addressing),
-    )
-    return ContinuousLongTermMemory(memory, attention)
+    name = str(cfg.long_term_memory)
+    if name not in MEMORIES:
+        raise InputError(f"--long-term-memory {name} is not known; choose one of none, {', '.join(MEMORIES)}")
+    registered = MEMORIES[name]
+    settings = memory_settings(cfg, registered)
+    try:
+        memory = registered.memory.build(settings, cfg.decoder_embed_dim, cfg.decoder_attention_heads, layer)
+    except SettingError as error:
+        raise InputError(f"{spelt(f'{registered.prefix}_{error.setting}')} {error.problem}") from error
+    if (ablation := str(cfg.ltm_ablation)) != "none":
+        ablate(memory, ablation)
+    return memory
+
+
+def _register_anew(name: str) -> None:
+    """Let fairseq know the options of a memory that was registered after the model."""
+    node = InfiniteFormerConfig()
+    node._name = "infinite_former_lm"
+    ConfigStore.instance().store(name="infinite_former_lm", group="model", node=node, provider="fairseq")
+
+
+LISTENERS.append(_register_anew)

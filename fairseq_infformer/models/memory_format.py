@@ -13,9 +13,15 @@ MEMORY_FORMAT = 1
 BEGIN_ANEW = "give --reset-dataloader to begin the text anew"
 
 # In format 0, names were paths of attributes, such as "[0].recent.hidden". What a compressive memory keeps for the next
-# write was not there yet.
-FORMAT_0 = re.compile(r"\[(\d+)\]\.(recent|long_term|looked|queries)(.*)")
-PARTS_OF_FORMAT_0 = {"recent": "short_term", "long_term": "memory", "looked": "report", "queries": "queries"}
+# write was not there yet, and every layer had the lengths of a read.
+FORMAT_0 = re.compile(r"\[(\d+)\]\.(.*)")
+PARTS_OF_FORMAT_0 = {
+    "recent.": "short_term.",
+    "long_term.": "memory.",
+    "looked.error": "report.error",
+    "looked.": "report.density.",
+    "queries": "report.lengths",
+}
 NOT_IN_FORMAT_0 = ("memory.waiting.hidden", "memory.waiting.lengths")
 
 
@@ -38,6 +44,7 @@ def states_from(
         like: states as the layers have them after a segment. empty: states before any text, of which comes what an
             earlier format did not have.
     """
+    wanted = tensors_of(like).keys()
     if number > MEMORY_FORMAT:
         raise InputError(
             f"the checkpoint's memory is of format {number}, this version reads up to {MEMORY_FORMAT}: use the version "
@@ -46,7 +53,8 @@ def states_from(
     if number == 0:
         added = {name: tensor for name, tensor in tensors_of(empty).items() if name.endswith(NOT_IN_FORMAT_0)}
         tensors = added | {_renamed(name): tensor for name, tensor in tensors.items()}
-    if differing := sorted(tensors.keys() ^ tensors_of(like).keys()):
+        tensors = {name: tensors[name] for name in tensors if name in wanted or not name.endswith("report.lengths")}
+    if differing := sorted(tensors.keys() ^ wanted):
         raise InputError(
             f"checkpoint and model differ in what they remember ({', '.join(differing)}): resume with the settings of "
             f"the run that wrote it, or {BEGIN_ANEW}"
@@ -56,4 +64,7 @@ def states_from(
 
 def _renamed(name: str) -> str:
     found = FORMAT_0.fullmatch(name)
-    return f"layers.{found[1]}.{PARTS_OF_FORMAT_0[found[2]]}{found[3]}" if found else name
+    for old, new in PARTS_OF_FORMAT_0.items():
+        if found and found[2].startswith(old):
+            return f"layers.{found[1]}.{new}{found[2].removeprefix(old)}"
+    return name

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional, TypeVar
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 State = TypeVar("State", bound=NamedTuple)
 
@@ -38,6 +39,11 @@ def with_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
             value = with_tensors(value, tensors, f"{prefix}{name}.")
         values.append(value)
     return type(like)(*values)
+
+
+def reordered(state: State, order: Tensor) -> State:
+    """A state, or None, whose row i is the given one's row ``order[i]``."""
+    return tree_map_only(Tensor, lambda rows: rows.index_select(0, order.to(rows.device)), state)
 
 
 def _fields(state: Optional[NamedTuple]) -> Iterator[tuple[str, object]]:

@@ -11,6 +11,7 @@ from fairseq.utils import split_paths
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LOGGED
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.modules.memories import MEMORIES
 
 FROM_THE_START = "checkpoint_last.pt"  # fairseq's default of --restore-file, which need not exist
 
@@ -148,8 +149,9 @@ def _criterion_mistakes(cfg: Any) -> Iterator[str]:
     name = cfg.criterion._name
     metric = cfg.checkpoint.best_checkpoint_metric
     if name == "ltm_cross_entropy":
-        if metric not in LOGGED:
-            yield f"--best-checkpoint-metric {metric} is not logged; choose one of {', '.join(LOGGED)}"
+        logged = [*LOGGED, *(name for known in MEMORIES.values() for name in known.memory.logged)]
+        if metric not in logged:
+            yield f"--best-checkpoint-metric {metric} is not logged; choose one of {', '.join(logged)}"
     elif name in ("adaptive_loss", "cross_entropy", "label_smoothed_cross_entropy"):
         # The first is for fairseq's own data parallelism alone, the others write into what the backward pass needs.
         adaptive = getattr(cfg.model, "adaptive_softmax_cutoff", None) is not None

@@ -240,7 +240,7 @@ def training_step(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     dictionary = Dictionary()
     for number in range(996):
         dictionary.add_symbol(str(number))
-    criterion = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary), 1e-6, 0.05)
+    criterion = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary))
 
     def stepper(memory: str) -> Callable[[], None]:
         cfg = InfiniteFormerConfig(

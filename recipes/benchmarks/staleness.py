@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fairseq_infformer.cli import evaluate, trained
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy, LtmCrossEntropyConfig
 from fairseq_infformer.errors import InputError, install_one_line_messages
+from fairseq_infformer.modules.memories import ablate
 
 
 @torch.no_grad()
@@ -65,7 +66,9 @@ def main() -> None:
     found = {"the memory that training has left": perplexity(model, task, streams, now, scored, position["memory"])}
     name = f"one that the final weights have written from {now - before} segments before"
     found[name] = perplexity(model, task, streams, before, scored, None)
-    model.decoder.cfg.ltm_ablation = "zero"
+    for layer in model.decoder.layers:
+        if layer.long_term_memory is not None:
+            ablate(layer.long_term_memory, "zero")
     found["none"] = perplexity(model, task, streams, before, scored, None)
     for name, value in found.items():
         print(f"{value:8.2f}  {name}")

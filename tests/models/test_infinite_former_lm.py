@@ -162,7 +162,7 @@ def test_every_parameter_gets_a_gradient_from_the_first_segment(settings):
     tokens = torch.randint(4, 15, (3, 5), generator=torch.Generator().manual_seed(1))
     first = {"segment": 0, "lengths": np.full(3, 4), "reset": np.full(3, True)}
     sample = {"net_input": {"src_tokens": tokens[:, :-1]} | first, "target": tokens[:, 1:], "ntokens": 12}
-    criterion = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()), ltm_kl_weight=1e-6, ltm_kl_sigma=0.05)
+    criterion = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()))
     criterion(model, sample)[0].backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
@@ -180,7 +180,7 @@ def test_where_answers_alone_are_scored_the_other_words_are_not_computed(setting
     found = []
     for answers in (False, True):
         task = SimpleNamespace(target_dictionary=dictionary())
-        criterion = LtmCrossEntropy(task, ltm_kl_weight=1e-6, ltm_kl_sigma=0.05, answers=answers)
+        criterion = LtmCrossEntropy(task, answers=answers)
         model.zero_grad()
         loss, _, log = criterion(model, sample)
         loss.backward()
@@ -208,10 +208,7 @@ def test_memories_cannot_be_swapped_with_a_single_row(tokens):
 
 @pytest.mark.parametrize("ablation", ["zero", "swap"])
 def test_ablation_reads_something_else(ablation, tokens):
-    model = build()
-    normal = run(model, tokens, 4)
-    model.decoder.cfg.ltm_ablation = ablation
-    ablated = run(model, tokens, 4)
+    normal, ablated = (run(build(ltm_ablation=kind), tokens, 4) for kind in ("none", ablation))
     assert not torch.allclose(ablated[:, 12:], normal[:, 12:], atol=1e-3)
 
 

@@ -220,7 +220,7 @@ def test_a_day_of_streaming_loses_nothing(tmp_path):
             model(tokens, segment=number, lengths=lengths, reset=reset)
         for layer, state in enumerate(model.decoder.slots[True].after):
             for row, length in enumerate(lengths.tolist()):
-                mean, variance = (part[row, None, :, :length] for part in state.looked)
+                mean, variance = (part[row, None, :, :length] for part in state.report.density)
                 looked = RenormalizedGaussianDensity(mean, variance)
                 oracles[row][layer].segment(hidden[layer][row, :length].clone(), looked, bool(reset[row]))
         if rng.random() < 0.02:

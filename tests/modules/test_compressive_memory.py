@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_infformer.modules import COMPRESSIONS, CompressiveMemory
+from fairseq_infformer.modules import COMPRESSIONS, CompressiveMemory, CompressiveState
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.attention.naive import short_attention
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
+from fairseq_infformer.modules.memories import Read
 from fairseq_infformer.modules.memories.compressive import naive
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
@@ -73,10 +74,10 @@ def test_write_sees_no_pads_and_no_other_rows(compression):
     other = x.clone()
     other[0, 4:] = torch.nan
     assert all(
-        map(torch.equal, memory.slots(state), memory.slots(memory.write(memory.initial_state(2), other, lengths)))
+        map(torch.equal, seen(memory, state), seen(memory, memory.write(memory.initial_state(2), other, lengths)))
     )
     alone = memory.write(memory.initial_state(1), x[1:], lengths[1:])
-    same(held(memory.slots(alone), 0), held(memory.slots(state), 1))
+    same(held(seen(memory, alone), 0), held(seen(memory, state), 1))
     emptied = memory.write(state, x, torch.tensor([0, 3]), torch.tensor([True, False]))
     assert emptied.slots.lengths.tolist() == [0, 3] and emptied.waiting.lengths.tolist() == [0, 2]
 
@@ -105,6 +106,17 @@ def test_the_convolution_starts_as_the_mean():
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)  # its thirds were float32's
 
 
+def read(memory: CompressiveMemory, query: Tensor, state: CompressiveState, layer: InfiniteFormerLayer) -> Read:
+    lengths = torch.full((len(query),), query.shape[1])
+    return memory.read(query, query, lengths, state, layer.attention)
+
+
+def seen(memory: CompressiveMemory, state: CompressiveState) -> ShortTermMemory:
+    """What ordinary attention sees of a memory."""
+    rows = len(state.evicted)
+    return read(memory, vectors(rows, 1), state, layer_with(memory)).extra
+
+
 def layer_with(memory: CompressiveMemory, stm_length: int = 4, encoding: str = "xl") -> InfiniteFormerLayer:
     torch.manual_seed(0)
     return InfiniteFormerLayer(DIM, 3, 8, stm_length, memory, position_encoding=encoding).double()
@@ -116,7 +128,7 @@ def test_the_error_of_reconstruction_is_that_of_the_reference_and_trains_the_com
     first, second = vectors(2, 4, seed=4).requires_grad_(), vectors(2, 7, seed=5).requires_grad_()
     state = memory.write(memory.initial_state(2), first, torch.tensor([4, 2]))
     state = memory.write(state, second, torch.tensor([7, 5]))
-    context, look = memory.read(query, state, layer.attention)
+    context, _, look = read(memory, query, state, layer)
     assert context is None
     # The first row's fourth vector had waited, and its last two wait now; of the second row the first two and the last.
     evicted = torch.cat([first[0, 3:], second[0, :5]]), torch.cat([first[1, :2], second[1, :4]])
@@ -128,7 +140,7 @@ def test_the_error_of_reconstruction_is_that_of_the_reference_and_trains_the_com
     for parameter, gradient in zip(parameters, fast):
         assert (gradient is not None) == (parameter is memory.conv.weight)
     (expected,) = torch.autograd.grad(slow.sum(), memory.conv.weight)
-    (found,) = torch.autograd.grad(memory.read(query, state, layer.attention)[1].error.sum(), memory.conv.weight)
+    (found,) = torch.autograd.grad(read(memory, query, state, layer).report.error.sum(), memory.conv.weight)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -137,7 +149,7 @@ def test_a_row_without_anything_compressed_has_no_error_and_a_gradient_of_zero()
     layer, query = layer_with(memory), vectors(2, 4)
     for lengths, length in (([0, 3], 5), ([2, 3], 5), ([0, 0], 0)):
         state = memory.write(memory.initial_state(2), vectors(2, length), torch.tensor(lengths))
-        _, look = memory.read(query, state, layer.attention)
+        _, _, look = read(memory, query, state, layer)
         assert look.error[0].abs().max() == 0
         (gradient,) = torch.autograd.grad(look.error[0].sum(), memory.conv.weight)
         assert gradient.abs().max() == 0
@@ -147,7 +159,8 @@ def test_nothing_is_reconstructed_where_nothing_learns_from_it():
     for memory in (build("mean"), build("conv").eval()):
         layer = layer_with(memory)
         state = memory.write(memory.initial_state(2), vectors(2, 5), torch.tensor([5, 5]))
-        assert memory.read(vectors(2, 4), state, layer.attention) == (None, None)
+        context, _, report = read(memory, vectors(2, 4), state, layer)
+        assert context is None and report is None
         assert state.evicted.shape[1] == 0
 
 
@@ -160,8 +173,7 @@ def test_a_layer_attends_to_slots_waiting_vectors_short_term_memory_and_segment_
     recent = ShortTermMemory(vectors(2, 4, seed=2), torch.tensor([4, 3]))
     state = memory.initial_state(2)._replace(slots=slots, waiting=waiting)
     x = vectors(2, 3, seed=3)
-    empty = torch.zeros(2, dtype=torch.int64)
-    found, _ = layer(x, torch.tensor([3, 3]), LayerState(recent, state, None, empty))
+    found, _ = layer(x, torch.tensor([3, 3]), LayerState(recent, state, None))
     hidden = torch.nn.functional.layer_norm(x, (DIM,), layer.attention_norm.weight, layer.attention_norm.bias)
     query = hidden @ layer.q_proj.weight.T
     short = []
@@ -198,7 +210,7 @@ def test_every_token_of_a_stream_is_in_one_place():
         for row in range(2):
             slots, rest = naive.compress(hidden[row, : max(0, read - 4)], memory)
             parts = torch.cat([slots, rest, hidden[row, max(0, read - 4) : read]])
-            memory_of_row = layer.long_term_memory.slots(state.long_term).followed_by(state.recent)
+            memory_of_row = seen(layer.long_term_memory, state.long_term).followed_by(state.recent)
             same(held(memory_of_row, row), parts)
         _, state = layer(segment, torch.tensor([segment.shape[1]] * 2), state)
         read += segment.shape[1]

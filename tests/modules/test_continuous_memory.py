@@ -14,6 +14,7 @@ from fairseq_infformer.modules import (
     ContinuousState,
     GaussianBasis,
 )
+from fairseq_infformer.modules.attention import PlainAttention
 from fairseq_infformer.modules.memories.continuous import naive, operators
 from fairseq_infformer.modules.memories.continuous.contraction import CONTRACTIONS, proportional_contraction
 from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
@@ -503,7 +504,10 @@ def test_the_long_term_memory_joins_memory_and_attention():
     state = joined.write(joined.initial_state(2), x, torch.tensor([5, 2]), torch.tensor([False, False]))
     expected = memory.write(memory.initial_state(2, DIM), x, [5, 2])
     assert torch.equal(state.coefficients, expected.coefficients)
-    context, density = joined.read(query, state)
+    context, extra, (density, lengths, *_) = joined.read(
+        query, query, torch.tensor([4, 2]), state, PlainAttention(DIM, 1)
+    )
+    assert extra is None and lengths.tolist() == [4, 2]
     expected_context, expected_density = attention(query, expected.coefficients)
     assert torch.equal(context, expected_context)
     assert torch.equal(density.mean, expected_density.mean)

@@ -86,7 +86,7 @@ def test_values_and_gradients_are_those_of_the_reference(density, held):
     recent, coefficients = text(length=3) - 0.5, text(length=12) / 2
     coefficients.requires_grad_()
     long_term = ContinuousState(coefficients, torch.tensor([9, 9]), torch.ones(2))
-    state = LayerState(ShortTermMemory(recent, torch.tensor(held)), long_term, None, torch.zeros(2, dtype=torch.int64))
+    state = LayerState(ShortTermMemory(recent, torch.tensor(held)), long_term, None)
     fast, _ = layer(x, torch.tensor([4, 4]), state)
     slow = decoder_layer(x, recent, held, coefficients, layer, density)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
@@ -105,7 +105,6 @@ def test_every_position_encoding_follows_the_reference(encoding):
         ShortTermMemory(text(length=3) - 0.5, torch.tensor([1, 3])),
         ContinuousState(coefficients, torch.tensor([9, 9]), torch.ones(2)),
         None,
-        torch.zeros(2, dtype=torch.int64),
     )
     fast, _ = layer(x, torch.tensor([4, 4]), state)
     slow = decoder_layer(x, state.recent.hidden, [1, 3], coefficients, layer, "gaussian")
@@ -228,7 +227,7 @@ def test_reorder_follows_the_rows():
     expected, _ = step(layer, x[:, 8:], state)
     turned, _ = step(layer, x[order][:, 8:], state.reorder(order))
     torch.testing.assert_close(turned, expected[order], rtol=1e-10, atol=1e-10)
-    assert torch.equal(state.reorder(order).looked.mean, state.looked.mean[order])
+    assert torch.equal(state.reorder(order).report.density.mean, state.report.density.mean[order])
 
 
 def test_no_gradient_reaches_the_segment_before():
@@ -243,7 +242,7 @@ def test_no_gradient_reaches_the_segment_before():
 def test_the_read_trains_every_weight_once_there_is_a_memory():
     layer, x = build(), text()
     output, state = stream(layer, x, [8, 4])
-    (output.square().sum() + state.looked.variance.sum()).backward()
+    (output.square().sum() + state.report.density.variance.sum()).backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.any()), name
@@ -256,7 +255,7 @@ def test_half_precision_keeps_the_long_term_memory_in_float32(dtype):
     for segment in x.split(4, dim=1):
         output, state = step(layer, segment, state)
     assert output.dtype == state.recent.hidden.dtype == dtype
-    assert state.long_term.coefficients.dtype == state.looked.variance.dtype == torch.float32
+    assert state.long_term.coefficients.dtype == state.report.density.variance.dtype == torch.float32
     exact, _ = stream(build(), text(), [4, 4, 4])
     error = (output.double() - exact[:, 8:]).abs().max() / exact.abs().max()
     assert float(error) < 20 * torch.finfo(dtype).eps

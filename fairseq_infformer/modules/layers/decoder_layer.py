@@ -1,16 +1,16 @@
 """One ∞-former layer: attention over what is near, continuous attention over what is far, feed-forward."""
 
 from functools import partial
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
 
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
-from fairseq_infformer.modules.memories import LongTermMemory
+from fairseq_infformer.modules.memories import LongTermMemory, Read, Report
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+from fairseq_infformer.modules.state import reordered
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swish": F.silu}
 
@@ -24,16 +24,13 @@ class LayerState(NamedTuple):
 
     recent: ShortTermMemory
     long_term: Optional[NamedTuple]
-    looked: Any  # what the last read said of itself, for sticky memories
-    queries: Tensor  # (B,) int64, on the CPU: how many of that read's queries were text
+    report: Optional[Report]  # of the last read of ``long_term``
 
-    SAVED_AS = ("short_term", "memory", "report", "queries")
+    SAVED_AS = ("short_term", "memory", "report")
 
     def reorder(self, order: Tensor) -> "LayerState":
         """The state whose row i is this one's row ``order[i]``."""
-        looked = tree_map_only(Tensor, lambda t: t.index_select(0, order.to(t.device)), self.looked)
-        long_term = None if self.long_term is None else self.long_term.reorder(order)
-        return LayerState(self.recent.reorder(order), long_term, looked, self.queries[order.cpu()])
+        return reordered(self, order)
 
 
 class InfiniteFormerLayer(nn.Module):
@@ -93,7 +90,7 @@ class InfiniteFormerLayer(nn.Module):
         recent = ShortTermMemory.empty(like.shape[0], self.stm_length, like.shape[2], like)
         memory = self.long_term_memory
         long_term = memory and memory.initial_state(like.shape[0], like.device)
-        return LayerState(recent, long_term, None, torch.zeros_like(recent.lengths))
+        return LayerState(recent, long_term, None)
 
     @torch.no_grad()
     def advance(self, state: LayerState, reset: Tensor) -> LayerState:
@@ -102,9 +99,8 @@ class InfiniteFormerLayer(nn.Module):
         recent, leaving, lengths = state.recent.reset(reset).split(self.stm_length)
         long_term = state.long_term
         if long_term is not None:
-            written = leaving, lengths, reset, state.looked, state.queries
-            long_term = self.long_term_memory.write(long_term, *written)
-        return LayerState(recent, long_term, None, torch.zeros_like(recent.lengths))
+            long_term = self.long_term_memory.write(long_term, leaving, lengths, reset, state.report)
+        return LayerState(recent, long_term, None)
 
     def forward(self, x: Tensor, lengths: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Process one segment.
@@ -112,26 +108,25 @@ class InfiniteFormerLayer(nn.Module):
         Args:
             x: (B, T, C).
             lengths: (B,), on the CPU: how many places of each row are text and will be remembered.
-            state: from ``advance``; without its long-term memory, none is read.
+            state: from ``advance``.
 
         Returns:
-            x (B, T, C) and the state after the segment, whose ``looked`` is what the read said of itself and still
-            carries gradients.
+            x (B, T, C) and the state after the segment, whose ``report`` still carries gradients.
         """
         hidden = self.attention_norm(x)
         query = self.q_proj(hidden)
-        past, far, looked = state.recent, None, None
-        if state.long_term is not None:
-            far, looked = self.long_term_memory.read(query, state.long_term, self.attention)
-            slots = self.long_term_memory.slots(state.long_term)
-            past = past if slots is None else slots.followed_by(past)
+        past, read = state.recent, Read()
+        if self.long_term_memory is not None:
+            read = self.long_term_memory.read(query, hidden, lengths, state.long_term, self.attention)
+        if read.extra is not None:
+            past = read.extra.followed_by(past)
         mask = attention_mask(past, x.shape[1])
         context = self.attention(query, torch.cat([past.hidden, hidden], dim=1), mask)
-        context = context if far is None else context + far
+        context = context if read.context is None else context + read.context
         x = x + F.dropout(context, self.dropout, self.training)
         inner = F.dropout(self.activation(self.fc1(self.ffn_norm(x))), self.activation_dropout, self.training)
         x = x + F.dropout(self.fc2(inner), self.dropout, self.training)
-        return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, looked, lengths)
+        return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, read.report)
 
 
 def attention_mask(past: ShortTermMemory, queries: int) -> Tensor:

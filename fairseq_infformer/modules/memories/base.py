@@ -1,66 +1,147 @@
-"""What every long-term memory offers to a decoder layer.
+"""What every long-term memory offers to a decoder layer, and the names under which memories are known.
 
 State is a value: ``write`` takes one and returns the next, ``read`` takes one and changes nothing. Whoever streams
 text keeps the state; a module never does.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Optional, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.registration import check_plugin
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+
+
+class Figure(NamedTuple):
+    """A figure of each query, which is averaged over layers and scored queries."""
+
+    value: Tensor  # (B, T), or (B, H, T), whose heads are averaged too
+    weight: float = 0.0  # of its mean in the loss; what is only logged has none
+    spread: bool = False  # whether its standard deviation is logged beside its mean
+
+
+class Report(Protocol):
+    """What a read reports of itself: a NamedTuple of tensors, the first axis of each the batch."""
+
+    lengths: Tensor  # (B,) int64, on the CPU: how many of the read's queries are text, from the left
+
+
+class Read(NamedTuple):
+    """What a read gives a layer. Each part may be absent."""
+
+    context: Optional[Tensor] = None  # (B, T, C), added to what ordinary attention gives
+    # Hidden states that the layer's own attention projects and sees, at the positions just before its short-term
+    # memory. A row may have any only where its short-term memory is full.
+    extra: Optional[ShortTermMemory] = None
+    report: Optional[Report] = None
 
 
 class LongTermMemory(nn.Module, ABC):
     """A memory of fixed size for vectors of width C that leave the short-term memory.
 
-    States are NamedTuples of tensors whose first axis is the batch, with ``detach()``, ``reset(rows)`` and
-    ``reorder(order)``.
+    States are NamedTuples of tensors whose first axis is the batch, with ``detach()``, ``reset(rows)``,
+    ``reorder(order)`` and ``is_empty()``, (B,) bool on the CPU. ``SAVED_AS`` names their fields in checkpoints, see
+    ``modules.state``.
     """
 
+    logged: ClassVar[tuple[str, ...]] = ()  # what ``figures`` gives to the log, with the deviations
+
+    @classmethod
     @abstractmethod
-    def initial_state(self, batch_size: int, device=None) -> NamedTuple:
+    def build(cls, settings: Any, embed_dim: int, num_heads: int, layer: int) -> "LongTermMemory":
+        """The memory of a layer.
+
+        Args:
+            settings: of the dataclass that the memory is registered with.
+            embed_dim: C. num_heads: H of the layer. layer: its number, from 0.
+
+        Raises:
+            SettingError: if a setting has a value that it cannot have.
+        """
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> Any:
         """The empty memory of ``batch_size`` rows."""
 
     @abstractmethod
     def write(
         self,
         state: Any,
-        x: Tensor,
+        new: Tensor,
         lengths: Optional[Tensor] = None,
         reset: Optional[Tensor] = None,
-        aux: Any = None,
-        queries: Optional[Tensor] = None,
+        report: Optional[Report] = None,
     ) -> Any:
-        """The memory after the rows in ``reset`` were emptied and ``x`` was added.
+        """The memory after the rows in ``reset`` were emptied and ``new`` was added.
 
         Args:
             state: the memory before.
-            x: new vectors (B, L, C), oldest first.
+            new: vectors (B, L, C), oldest first.
             lengths: (B,) how many of the L vectors of each row count, from the left; absent: all.
             reset: (B,) bool, the rows to empty first; absent: none.
-            aux: what the last ``read`` returned beside its context; sticky memories keep what it looked at.
-            queries: (B,) how many of the queries of that read count, from the left; absent: all.
+            report: of the last read of ``state``; absent: nothing was read.
         """
 
     @abstractmethod
-    def read(self, query: Tensor, state: Any, attention: Optional[Attention] = None) -> tuple[Optional[Tensor], Any]:
-        """What the layer adds for queries (B, T, C), and what the read has to say of itself.
+    def read(self, query: Tensor, hidden: Tensor, lengths: Tensor, state: Any, attention: Attention) -> Read:
+        """What the layer gets for its queries.
 
         Args:
-            query: projected queries (B, T, C). state: the memory.
-            attention: the layer's ordinary attention, for a memory that learns from it.
-
-        Returns:
-            context (B, T, C), or None where there is none to add, and a NamedTuple of tensors whose first axis is the
-            batch, or None.
+            query: projected queries (B, T, C). hidden: the hidden states (B, T, C) that they come from.
+            lengths: (B,) int64, on the CPU: how many of the T are text, from the left.
+            state: the memory. attention: the layer's ordinary attention.
         """
 
-    def slots(self, state: Any) -> Optional[ShortTermMemory]:
-        """Vectors that ordinary attention sees before the short-term memory; None: there are none.
+    def figures(self, report: Report) -> dict[str, Figure]:
+        """What the loss and the log get of a read's report, by the names in the log."""
+        return {}
 
-        A row may have any only where its short-term memory is full.
-        """
-        return None
+    def start_silent(self) -> None:
+        """Let the memory add nothing until it has learned to: for layers that were trained without one."""
+
+
+class SettingError(ValueError):
+    """A setting has a value that it cannot have. The message begins with the setting's name."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        super().__init__(f"{setting} {problem}")
+        self.setting, self.problem = setting, problem
+
+
+class Registered(NamedTuple):
+    """A memory that is known by a name."""
+
+    memory: type[LongTermMemory]
+    settings: type  # a dataclass; the metadata of a field may have ``help``, ``choices`` and ``metavar``
+    prefix: str  # of its options: --PREFIX-FIELD
+
+
+MEMORIES: dict[str, Registered] = {}
+# Called with the name of each memory that is registered.
+LISTENERS: list[Callable[[str], None]] = []
+
+Memory = TypeVar("Memory", bound=type[LongTermMemory])
+
+
+def register_memory(name: str, settings: type, prefix: Optional[str] = None) -> Callable[[Memory], Memory]:
+    """Class decorator: makes a memory known as ``--long-term-memory name``, with an option for each of its settings.
+
+    Args:
+        settings: a dataclass of plain values, or tuples of numbers, with a default each.
+        prefix: of the options; absent: the name.
+    """
+
+    def register(memory: Memory) -> Memory:
+        if name in MEMORIES or name == "none":
+            raise ValueError(f"a long-term memory named {name!r} is registered already; give yours another name")
+        check_plugin(memory)
+        MEMORIES[name] = Registered(memory, settings, prefix or name)
+        for listener in LISTENERS:
+            listener(name)
+        return memory
+
+    return register

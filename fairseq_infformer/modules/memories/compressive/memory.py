@@ -1,5 +1,6 @@
 """The Compressive Transformer's memory: what is old is kept as fewer vectors, which ordinary attention sees too."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_infformer.modules.attention import Attention
-from fairseq_infformer.modules.memories.base import LongTermMemory
+from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, Report, register_memory
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 COMPRESSIONS = ("conv", "mean", "max")
@@ -22,6 +23,10 @@ class CompressiveState(NamedTuple):
     evicted_lengths: Tensor  # (B,) int64, on the CPU: how many of the L count, from the left
 
     SAVED_AS = ("slots", "waiting", "evicted", "evicted_lengths")
+
+    def is_empty(self) -> Tensor:
+        """(B,) bool: the rows that hold nothing."""
+        return (self.slots.lengths == 0) & (self.waiting.lengths == 0)
 
     def detach(self) -> "CompressiveState":
         slots, waiting = (part._replace(hidden=part.hidden.detach()) for part in (self.slots, self.waiting))
@@ -41,13 +46,30 @@ class CompressiveState(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What a read of a compressive memory has to say of itself."""
+    """What a read of a compressive memory reports: how well what was compressed last can be attended to."""
 
-    error: Tensor  # (B, T): squared error of attention over what was compressed last, mean over heads and components
+    error: Tensor  # (B, T): squared error of attention over it, mean over heads and components
+    lengths: Tensor  # (B,)
 
-    SAVED_AS = ("error",)
+    SAVED_AS = ("error", "lengths")
 
 
+@dataclass
+class CompressiveSettings:
+    length: int = field(
+        default=512, metadata={"help": "compressive memory: vectors it keeps, each of which stands for several tokens"}
+    )
+    rate: int = field(default=4, metadata={"help": "compressive memory: tokens that become one vector"})
+    function: str = field(
+        default="conv",
+        metadata={
+            "help": "compressive memory: how: conv, trained to keep what attention finds there; mean; max",
+            "choices": COMPRESSIONS,
+        },
+    )
+
+
+@register_memory("compressive", settings=CompressiveSettings)
 class CompressiveMemory(LongTermMemory):
     """Vectors that leave the short-term memory, c of them as one, the last S of those (Rae et al. 2020, section 3).
 
@@ -62,6 +84,8 @@ class CompressiveMemory(LongTermMemory):
     Args:
         embed_dim: C. num_slots: S. rate: c. compression: conv, mean or max.
     """
+
+    logged = ("reconstruction",)
 
     def __init__(self, embed_dim: int, num_slots: int, rate: int = 4, compression: str = "conv") -> None:
         super().__init__()
@@ -78,6 +102,10 @@ class CompressiveMemory(LongTermMemory):
             with torch.no_grad():
                 self.conv.weight.copy_(torch.eye(embed_dim).repeat(1, rate) / rate)
 
+    @classmethod
+    def build(cls, settings: CompressiveSettings, embed_dim: int, num_heads: int, layer: int) -> "CompressiveMemory":
+        return cls(embed_dim, settings.length, settings.rate, settings.function)
+
     def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> CompressiveState:
         like = torch.empty(0, device=device)
         slots, waiting = (
@@ -86,15 +114,22 @@ class CompressiveMemory(LongTermMemory):
         evicted = like.new_zeros(batch_size, 0, self.embed_dim)
         return CompressiveState(slots, waiting, evicted, torch.zeros_like(slots.lengths))
 
-    def write(self, state, x, lengths=None, reset=None, aux=None, queries=None) -> CompressiveState:
+    def write(
+        self,
+        state: CompressiveState,
+        new: Tensor,
+        lengths: Optional[Tensor] = None,
+        reset: Optional[Tensor] = None,
+        report: Optional[Report] = None,
+    ) -> CompressiveState:
         if reset is not None:
             state = state.reset(reset)
         if lengths is None:
-            lengths = torch.full_like(state.slots.lengths, x.shape[1])
-        slots, waiting = (part._replace(hidden=part.hidden.to(x.dtype)) for part in (state.slots, state.waiting))
+            lengths = torch.full_like(state.slots.lengths, new.shape[1])
+        slots, waiting = (part._replace(hidden=part.hidden.to(new.dtype)) for part in (state.slots, state.waiting))
         # Pads are zeroed, since places that hold nothing weigh nothing, and 0 · inf is not 0.
-        pads = torch.arange(x.shape[1]) >= lengths[:, None]
-        joined = waiting.append(x.masked_fill(pads.to(x.device)[:, :, None], 0), lengths)
+        pads = torch.arange(new.shape[1]) >= lengths[:, None]
+        joined = waiting.append(new.masked_fill(pads.to(new.device)[:, :, None], 0), lengths)
         width, windows = joined.hidden.shape[1], joined.lengths // self.rate
         evicted = joined.from_left()[:, : width // self.rate * self.rate]
         appended = slots.append(self.compress(evicted), windows)
@@ -111,23 +146,28 @@ class CompressiveMemory(LongTermMemory):
             return self.conv(windows.flatten(2))
         return windows.amax(2) if self.compression == "max" else windows.mean(2)
 
-    def slots(self, state: CompressiveState) -> ShortTermMemory:
-        return state.slots.append(state.waiting.from_left(), state.waiting.lengths)
-
     def read(
-        self, query: Tensor, state: CompressiveState, attention: Attention
-    ) -> tuple[None, Optional[Reconstruction]]:
-        """No context of its own, since ordinary attention sees the slots; the error of the reconstruction."""
+        self, query: Tensor, hidden: Tensor, lengths: Tensor, state: CompressiveState, attention: Attention
+    ) -> Read:
+        """What ordinary attention sees: the compressed vectors, then the waiting ones. In training, a report too."""
+        extra = state.slots.append(state.waiting.from_left(), state.waiting.lengths)
         if self.conv is None or not self.training:
-            return None, None
+            return Read(extra=extra)
+        return Read(extra=extra, report=Reconstruction(self._reconstruction_error(query, state, attention), lengths))
+
+    def figures(self, report: Reconstruction) -> dict[str, Figure]:
+        """The error, from which nothing but the compression learns."""
+        return {"reconstruction": Figure(report.error, weight=1.0)}
+
+    def _reconstruction_error(self, query: Tensor, state: CompressiveState, attention: Attention) -> Tensor:
         if not state.evicted.shape[1]:
-            return None, Reconstruction(0 * self.conv.weight.sum() * query.new_ones(query.shape[:2]))
+            return 0 * self.conv.weight.sum() * query.new_ones(query.shape[:2])
         with torch.no_grad():
             wanted = _attend(query, state.evicted, state.evicted_lengths, attention)
         compressed = self.compress(state.evicted.detach())
         found = _attend(query.detach(), compressed, state.evicted_lengths // self.rate, attention)
         exact = torch.promote_types(found.dtype, torch.float32)
-        return None, Reconstruction((found - wanted).to(exact).square().mean((1, 3)))
+        return (found - wanted).to(exact).square().mean((1, 3))
 
 
 def _attend(query: Tensor, hidden: Tensor, lengths: Tensor, attention: Attention) -> Tensor:

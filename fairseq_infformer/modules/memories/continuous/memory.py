@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_infformer.modules.attention import Attention
-from fairseq_infformer.modules.memories.base import LongTermMemory
+from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, SettingError, register_memory
 
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
@@ -16,6 +16,7 @@ from .density import Density
 from .operators import GROWTH_ALLOWED, LEAST_RIDGE, Regression, growth
 from .read import ContinuousAttention
 from .sampling import SAMPLINGS, attention_histogram
+from .settings import ContinuousSettings
 from .update import RefitSettings, refit
 
 
@@ -27,6 +28,10 @@ class ContinuousState(NamedTuple):
     largest: Tensor  # (B,), the greatest norm of a vector that was written, which bounds sticky samples
 
     SAVED_AS = ("coefficients", "num_tokens", "largest")
+
+    def is_empty(self) -> Tensor:
+        """(B,) bool, on the CPU: the rows that hold nothing."""
+        return self.num_tokens == 0
 
     def detach(self) -> "ContinuousState":
         return self._replace(coefficients=self.coefficients.detach())
@@ -202,20 +207,102 @@ def _per_row(value: Tensor | Sequence, name: str, batch_size: int, dtype: torch.
     return value
 
 
-class ContinuousLongTermMemory(LongTermMemory):
-    """A ``ContinuousMemory`` with the ``ContinuousAttention`` that reads it: one layer's long-term memory."""
+class ContinuousReport(NamedTuple):
+    """What a read of a continuous memory reports: where it looked."""
 
-    def __init__(self, memory: ContinuousMemory, attention: ContinuousAttention) -> None:
+    density: Density  # parameters (B, H, T)
+    lengths: Tensor  # (B,)
+
+    SAVED_AS = ("density", "lengths")
+
+
+@register_memory("continuous", settings=ContinuousSettings, prefix="ltm")
+class ContinuousLongTermMemory(LongTermMemory):
+    """A ``ContinuousMemory`` with the ``ContinuousAttention`` that reads it: one layer's long-term memory.
+
+    Args:
+        kl_weight, kl_sigma: weight in the loss, and σ₀, of the regulariser (paper, section 3.1).
+    """
+
+    logged = ("kl", "ltm_mu", "ltm_mu_std", "ltm_sigma", "ltm_sigma_std")
+
+    def __init__(
+        self,
+        memory: ContinuousMemory,
+        attention: ContinuousAttention,
+        kl_weight: float = ContinuousSettings.kl_weight,
+        kl_sigma: float = ContinuousSettings.kl_sigma,
+    ) -> None:
         super().__init__()
+        if not 0 <= kl_weight < math.inf:
+            raise SettingError("kl_weight", f"must be 0 or more, got {kl_weight}")
+        if not 0 < kl_sigma < math.inf:
+            raise SettingError("kl_sigma", f"must be positive, got {kl_sigma}")
         self.memory, self.attention = memory, attention
+        self.kl_weight, self.kl_sigma = kl_weight, kl_sigma
+
+    @classmethod
+    def build(
+        cls, settings: ContinuousSettings, embed_dim: int, num_heads: int, layer: int
+    ) -> "ContinuousLongTermMemory":
+        if settings.min_sigma < 0 and settings.min_sigma != -1:
+            raise SettingError(
+                "min_sigma", f"must be 0 or more, or -1 for the narrowest width, got {settings.min_sigma}"
+            )
+        basis = GaussianBasis(settings.basis, settings.widths)
+        memory = ContinuousMemory(
+            basis,
+            num_samples=settings.samples,
+            ridge=settings.ridge,
+            contraction=settings.contraction,
+            tau=settings.tau,
+            horizon=settings.horizon,
+            sampling=settings.sampling,
+            seed=layer,
+        )
+        attention = ContinuousAttention(
+            embed_dim,
+            num_heads,
+            basis,
+            density=settings.density,
+            addressing=settings.addressing,
+            min_width=None if settings.min_sigma < 0 else settings.min_sigma,
+            head_start=not settings.flat_start,
+        )
+        return cls(memory, attention, settings.kl_weight, settings.kl_sigma)
 
     def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> ContinuousState:
         return self.memory.initial_state(batch_size, self.attention.embed_dim, device)
 
-    def write(self, state, x, lengths=None, reset=None, aux: Optional[Density] = None, queries=None) -> ContinuousState:
-        return self.memory.write(state, x, lengths, reset, aux, queries)
+    def write(
+        self,
+        state: ContinuousState,
+        new: Tensor,
+        lengths: Optional[Tensor] = None,
+        reset: Optional[Tensor] = None,
+        report: Optional[ContinuousReport] = None,
+    ) -> ContinuousState:
+        density, queries = (None, None) if report is None else (report.density, report.lengths)
+        return self.memory.write(state, new, lengths, reset, density, queries)
 
     def read(
-        self, query: Tensor, state: ContinuousState, attention: Optional[Attention] = None
-    ) -> tuple[Tensor, Density]:
-        return self.attention(query, state.coefficients)
+        self, query: Tensor, hidden: Tensor, lengths: Tensor, state: ContinuousState, attention: Attention
+    ) -> Read:
+        context, density = self.attention(query, state.coefficients)
+        return Read(context, report=ContinuousReport(density, lengths))
+
+    def figures(self, report: ContinuousReport) -> dict[str, Figure]:
+        """KL(N(μ, σ²) ‖ N(μ, σ₀²)), which keeps σ from growing until the read is a plain average; μ and σ."""
+        mean, variance = report.density.mean, report.density.variance
+        ratio = variance / self.kl_sigma**2
+        # The clamp keeps the paper's form, which has no floor on σ, from log(0).
+        kl = 0.5 * (ratio - ratio.clamp_min(1e-12).log() - 1)
+        return {
+            "kl": Figure(kl, weight=self.kl_weight),
+            "ltm_mu": Figure(mean.detach(), spread=True),
+            "ltm_sigma": Figure(variance.detach().sqrt(), spread=True),
+        }
+
+    def start_silent(self) -> None:
+        """The output projection learns from the first update, what is read by it from the second."""
+        nn.init.zeros_(self.attention.out_proj.weight)

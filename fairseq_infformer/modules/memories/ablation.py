@@ -1,0 +1,46 @@
+"""Reads as if a memory were empty, or another's: what shows that a model uses its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.state import reordered
+
+from .base import LongTermMemory, Read
+
+
+@dataclass
+class Zeroed:
+    """A ``read`` that finds nothing."""
+
+    read: Callable[..., Read]
+
+    def __call__(self, query: Tensor, hidden: Tensor, lengths: Tensor, state: Any, attention: Attention) -> Read:
+        return Read()
+
+
+@dataclass
+class Swapped:
+    """A ``read`` of the memory of the row before, or of an empty one while the row's own is empty."""
+
+    read: Callable[..., Read]
+
+    def __call__(self, query: Tensor, hidden: Tensor, lengths: Tensor, state: Any, attention: Attention) -> Read:
+        rows = torch.arange(len(query))
+        if len(rows) == 1:
+            raise ValueError("swap reads the memory of another row: the batch must have 2 rows or more, got 1")
+        read = self.read(query, hidden, lengths, state.reorder(rows.roll(1)).reset(state.is_empty()), attention)
+        # A memory is written by what was read of it, which is what the row after it reports.
+        return read._replace(report=reordered(read.report, rows.roll(-1)))
+
+
+ABLATIONS: dict[str, Callable[[Callable[..., Read]], Callable[..., Read]]] = {"zero": Zeroed, "swap": Swapped}
+
+
+def ablate(memory: LongTermMemory, ablation: str) -> None:
+    """Let ``memory`` be read in another way, one of ABLATIONS; it writes as before."""
+    memory.read = ABLATIONS[ablation](memory.read)

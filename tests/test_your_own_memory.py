@@ -1,0 +1,37 @@
+"""The example memory, as a user's plugin registers it: nothing else of the project knows it."""
+
+import pytest
+from command_line import ROOT, TASK, TINY, infformer_eval, one_error, run_forked
+
+PLUGIN = ROOT / "examples/your_own_memory"
+TRAINING = ["--tokens-per-sample", 16, "--document-boundaries", "reset", "--batch-size", 24, "--max-update", 30]
+
+
+def train(documents, save, *more, check=True):
+    task = ["--user-dir", PLUGIN, *TASK[2:]]
+    flags = [*TINY, "--save-dir", save, *TRAINING, "--disable-validation", "--lr", "1e-2", "--long-term-memory", "mean"]
+    return run_forked("fairseq-train", documents, *task, *flags, *more, check=check)
+
+
+def test_a_memory_of_the_user_s_own_trains_is_scored_ablated_and_exported(documents, tmp_path):
+    train(documents, tmp_path / "saved", "--mean-scale", 2)
+    checkpoint = tmp_path / "saved/checkpoint_last.pt"
+    own = ["--user-dir", PLUGIN, "--batch-size", 4]
+    kinds = ("none", "zero", "swap")
+    found = [infformer_eval(documents, checkpoint, *own, "--ablation", kind)["nll"] for kind in kinds]
+    assert len(set(found)) == 3
+    run_forked("infformer-export", documents, *own[:2], "--path", checkpoint, "--dest", tmp_path / "exported")
+    assert infformer_eval(documents, tmp_path / "exported", *own)["nll"] == pytest.approx(found[0], rel=1e-6)
+    train(documents, tmp_path / "saved", "--mean-scale", 2, "--save-interval-updates", 35, "--max-update", 40)
+
+
+def test_a_setting_of_the_user_s_own_memory_is_refused_by_its_option(documents, tmp_path):
+    done = train(documents, tmp_path / "saved", "--mean-scale", 0, check=False)
+    assert done.returncode == 1 and one_error(done.stdout) == "error: --mean-scale must be positive, got 0.0"
+
+
+def test_a_memory_that_nobody_registered_is_refused(documents, tmp_path):
+    done = train(documents, tmp_path / "saved", "--long-term-memory", "media", check=False)
+    assert "--long-term-memory media is not known; choose one of none, compressive, continuous" in one_error(
+        done.stdout
+    )
