@@ -1,0 +1,63 @@
+"""Every memory of the project, and the example's, under the contract."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from command_line import ROOT
+from memory_contract import DIM, HEADS, MemoryContract
+
+from fairseq_infformer.modules.memories import MEMORIES, LongTermMemory
+from fairseq_infformer.modules.memories.compressive import COMPRESSIONS
+from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, CONTRACTIONS, DENSITIES, SAMPLINGS
+
+
+def build(name: str, **settings: object) -> LongTermMemory:
+    registered = MEMORIES[name]
+    memory = registered.memory.build(registered.settings(**settings), DIM, HEADS, layer=0)
+    with torch.no_grad():  # what starts at zero
+        for parameter in memory.parameters():
+            if parameter.dim() == 2 and not parameter.any():
+                torch.nn.init.xavier_uniform_(parameter)
+    return memory
+
+
+SMALL = {"basis": 8, "widths": (0.1, 0.2), "samples": 16}
+# Each contraction, sampling, density and addressing once, not their product.
+CONTINUOUS = [
+    *({"contraction": name} for name in CONTRACTIONS),
+    *({"sampling": name} for name in SAMPLINGS),
+    *({"density": name} for name in DENSITIES),
+    *({"addressing": name} for name in ADDRESSINGS),
+    {"horizon": 8},
+]
+
+
+@pytest.mark.parametrize("settings", CONTINUOUS, ids=str)
+class TestContinuous(MemoryContract):
+    @pytest.fixture(autouse=True)
+    def take(self, settings):
+        self.settings = settings
+
+    def make(self) -> LongTermMemory:
+        return build("continuous", **SMALL, **self.settings)
+
+
+@pytest.mark.parametrize("function", COMPRESSIONS)
+class TestCompressive(MemoryContract):
+    @pytest.fixture(autouse=True)
+    def take(self, function):
+        self.function = function
+
+    def make(self) -> LongTermMemory:
+        return build("compressive", length=6, rate=3, function=self.function)
+
+
+class TestYourOwn(MemoryContract):
+    def make(self) -> LongTermMemory:
+        if "mean" not in MEMORIES:
+            spec = importlib.util.spec_from_file_location("mine", ROOT / "examples/your_own_memory/__init__.py")
+            sys.modules["mine"] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        return build("mean", scale=2.0)
