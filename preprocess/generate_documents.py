@@ -6,6 +6,7 @@ it remembers; the order and the neighbourhood of the words say nothing.
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,16 @@ import numpy as np
 SPLITS = {"train": 1.0, "valid": 1 / 24, "test": 1 / 24}
 
 
+@cache
+def word_types(count: int) -> np.ndarray:
+    """As many words, all of one length."""
+    return np.array([f"w{number:0{len(str(count - 1))}d}" for number in range(count)])
+
+
 def documents(rng: np.random.Generator, count: int, length: int, types: int, concentration: float) -> list[str]:
     """``count`` documents of ``length`` words over ``types`` word types, as lines of text."""
-    words = np.array([f"w{number:0{len(str(types - 1))}d}" for number in range(types)])
     frequencies = rng.dirichlet(np.full(types, concentration), size=count)
-    return [" ".join(rng.choice(words, size=length, p=own)) for own in frequencies]
+    return [" ".join(rng.choice(word_types(types), size=length, p=own)) for own in frequencies]
 
 
 def main() -> None:

@@ -21,18 +21,20 @@ RECIPE = ROOT / "recipes/sorting/run.sh"
 
 @pytest.mark.slow
 def test_the_tiny_recipe_goes_on_where_it_was_stopped_and_sums_up(tmp_path):
-    # Sequences of a quarter of the recipe's length and a third of its updates, so that the tests end.
-    options = ["--tiny", "--stage", 1, "--length", 106, "--dir", tmp_path]
-    options += ["--", "--save-interval-updates", 40, "--max-update", 120]
+    # A third of the recipe's length, half of its updates and three times its learning rate, so that the tests end. A
+    # segment and a short-term memory in which there is little of a sequence show soon what a memory is for.
+    options = ["--tiny", "--stage", 1, "--length", 170, "--dir", tmp_path, "--", "--tokens-per-sample", 32]
+    options += ["--stm-length", 16, "--update-freq", 6, "--lr", "1e-2"]
+    options += ["--save-interval-updates", 50, "--max-update", 200]
     started = subprocess.Popen(
         [str(part) for part in [RECIPE, *options]],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},  # no forks: with interpreters of their own
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
     )
-    save = tmp_path / "106/none-seed1"
+    save = tmp_path / "170/none-seed1"
     deadline = time.monotonic() + 300
     log = save / "train.log"
     while not (log.exists() and "Saved checkpoint" in log.read_text()) and time.monotonic() < deadline:
@@ -45,14 +47,15 @@ def test_the_tiny_recipe_goes_on_where_it_was_stopped_and_sums_up(tmp_path):
 
     done = run(RECIPE, *options, timeout=900)
     assert (save / "done").exists()
-    assert re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch 1 @ (40|80) updates\)", log.read_text())
-    assert runs.training(save)["updates"] == 120 and runs.training(save)["launches"] == 2
+    assert re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch 1 @ (50|100|150) updates\)", log.read_text())
+    assert runs.training(save)["updates"] == 200 and runs.training(save)["launches"] == 2
     found = {run["memory"]: run for run in json.loads((tmp_path / "results.json").read_text())["runs"]}
     assert set(found) == {"none", "compressive", "continuous"}
+    accuracy = {memory: run["test"]["accuracy"] for memory, run in found.items()}
+    # Three seeds had 23.3, 22.6 and 23.4 % right with the memory, and 18.0, 18.2 and 17.6 % without.
+    assert accuracy["continuous"] > accuracy["none"] + 0.02
+    assert accuracy["none"] > 0.15  # it has learned not to give a symbol twice, or its defeat would say nothing
     for memory, one in found.items():
-        # A guess has 5 %; the last updates of three seeds had 11 to 12 %, with each memory. What a memory is for needs
-        # more updates than tests have time for; the recipe of recall shows it sooner.
-        assert one["test"]["accuracy"] > 0.08
         assert f"{100 * one['test']['accuracy']:.1f}" in next(
             line for line in done.stdout.splitlines() if f" {memory} " in line
         )
