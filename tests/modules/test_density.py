@@ -1,11 +1,16 @@
 """Each registered density against numerical integrals. A new one needs an entry in naive.DENSITIES."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch import Tensor
 
 from fairseq_infformer.modules import (
     DENSITIES,
     ContinuousAttention,
+    ContinuousMemory,
+    ContinuousState,
     GaussianBasis,
     register_density,
 )
@@ -117,3 +122,38 @@ def test_a_density_joins_by_its_name(monkeypatch):
     assert isinstance(density, DENSITIES["gaussian"])
     with pytest.raises(ValueError, match="'another' is registered already: GaussianDensity"):
         register_density("another")(DENSITIES["gaussian"])
+
+
+def test_a_density_may_have_further_parameters(monkeypatch):
+    """A Gaussian at the mean and one at a place of its own, half and half."""
+    monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.density.DENSITIES", dict(DENSITIES))
+
+    @register_density("pair")
+    class Pair(NamedTuple):
+        mean: Tensor
+        variance: Tensor
+        other: Tensor
+
+        def _both(self) -> list:
+            return [DENSITIES["gaussian"](mean, self.variance) for mean in (self.mean, torch.sigmoid(self.other))]
+
+        def read(self, values: Tensor, basis) -> Tensor:
+            return sum(density.read(values, basis) for density in self._both()) / 2
+
+        def cdf(self, t: Tensor) -> Tensor:
+            return sum(density.cdf(t) for density in self._both()) / 2
+
+    torch.manual_seed(0)
+    basis = GaussianBasis(16, (0.1,))
+    attention = ContinuousAttention(8, 2, basis, "pair", head_start=False)
+    query, coefficients = torch.randn(3, 5, 8), torch.randn(3, 16, 8)
+    context, density = attention(query, coefficients)
+    context.square().sum().backward()
+    assert density.other.shape == (3, 2, 5) and bool(attention.further_proj.weight.grad.any())
+    memory = ContinuousMemory(basis, 32, sampling="sticky")
+    state = ContinuousState(coefficients, torch.tensor([9, 9, 9]), torch.full((3,), 100.0))
+    moved = density._replace(other=density.other + 3)
+    kept, other = (memory.write(state, query, density=looked).coefficients for looked in (density, moved))
+    assert not torch.allclose(kept, other)
+    with pytest.raises(ValueError, match="'pair' has parameters that addressing by content cannot find"):
+        ContinuousAttention(8, 2, basis, "pair", addressing="content")

@@ -38,7 +38,11 @@ DENSITIES: dict[str, type[Density]] = {}
 
 
 def register_density(name: str) -> Callable[[type], type]:
-    """Class decorator: makes a NamedTuple of ``mean`` and ``variance``, see ``Density``, known by ``name``."""
+    """Class decorator: makes a NamedTuple, see ``Density``, known by ``name``.
+
+    Its first fields are ``mean`` and ``variance``; any others are numbers that the read finds linearly, as it finds the
+    mean before its sigmoid, (B, H, T) each.
+    """
 
     def register(cls: type) -> type:
         if name in DENSITIES:

@@ -81,6 +81,11 @@ class ContinuousAttention(nn.Module):
         if addressing != "content":
             self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
             self.variance_proj = nn.Linear(basis.num_basis, 1, bias=False)
+        # Parameters of the density beyond mean and variance, which content says nothing of.
+        further = len(self.density._fields) - 2
+        if further and addressing != "projection":
+            raise ValueError(f"the density {density!r} has parameters that addressing by {addressing} cannot find")
+        self.further_proj = nn.Linear(basis.num_basis, further, bias=False) if further else None
         if addressing != "content" and head_start:
             # Even heads start as a flat average of the whole memory, odd heads with a tile of it each.
             means = torch.full((num_heads,), 0.5)
@@ -116,27 +121,30 @@ class ContinuousAttention(nn.Module):
     def locate(self, query: Tensor, coefficients: Tensor) -> Density:
         """The density of each head and query, from the arguments of ``forward``."""
         query = self._heads(query.to(coefficients.dtype))
+        further: tuple[Tensor, ...] = ()
         if self.addressing == "content":
             mean, variance = self._by_content(query, coefficients)
         elif self.addressing == "projection":
-            mean, variance = self._by_projection(query, coefficients)
+            mean, variance, *further = self._by_projection(query, coefficients)
         else:
             even, odd = slice(0, None, 2), slice(1, None, 2)
             found = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
             mean, variance = (self._interleaved(*pair) for pair in zip(*found))
         # Attention that is all on one place has no variance, a density without one no mass, its root no gradient.
-        return self.density(mean, (variance + self.min_width**2).clamp_min(LEAST_VARIANCE))
+        return self.density(mean, (variance + self.min_width**2).clamp_min(LEAST_VARIANCE), *further)
 
-    def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, ...]:
+        """Mean, variance, and the logits of the density's further parameters."""
         exact = coefficients.dtype
-        folded = torch.cat([self.mean_proj.weight, self.variance_proj.weight]).to(exact) @ coefficients
+        projections = [p for p in (self.mean_proj, self.variance_proj, self.further_proj) if p is not None]
+        folded = torch.cat([projection.weight for projection in projections]).to(exact) @ coefficients
         scale = (self.embed_dim // self.num_heads) ** -0.5
-        logits = query[:, heads] @ (self._keys(folded, heads) * scale).transpose(2, 3)  # (B, H, T, 2)
+        logits = query[:, heads] @ (self._keys(folded, heads) * scale).transpose(2, 3)  # (B, H, T, 2 and further)
         if self.mean_offset is not None:
             offsets = torch.stack([self.mean_offset, self.variance_offset], dim=-1).to(exact)
-            logits = logits + offsets[heads, None]
-        mean, variance = logits.unbind(-1)
-        return torch.sigmoid(mean), F.softplus(variance)
+            logits = logits + F.pad(offsets[heads, None], (0, logits.shape[-1] - 2))
+        mean, variance, *further = logits.unbind(-1)
+        return torch.sigmoid(mean), F.softplus(variance), *further
 
     def _by_content(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, Tensor]:
         places = self.basis.places(coefficients)

@@ -29,7 +29,7 @@ def attention_histogram(density: Density, queries: Optional[Tensor] = None, num_
     It is p(bin) of the paper's sticky memories, exact: a difference of the density's cumulative distribution.
 
     Args:
-        density: of a read; its mean and variance are (B, H, T).
+        density: of a read; its parameters are (B, H, T).
         queries: (B,), how many of the T queries of each row count, from the left; absent: all.
 
     Returns:
@@ -41,7 +41,7 @@ def attention_histogram(density: Density, queries: Optional[Tensor] = None, num_
     chunk = max(1, CHUNK_ELEMENTS // (rows * heads * len(edges)))
     for start in range(0, length, chunk):
         part = slice(start, start + chunk)
-        mass = type(density)(density.mean[:, :, part], density.variance[:, :, part])
+        mass = density._make(parameter[:, :, part] for parameter in density)
         mass = mass.cdf(edges).diff(dim=-1).sum(1)  # (B, chunk, D)
         if queries is not None:
             places = torch.arange(start, start + mass.shape[1], device=edges.device)
