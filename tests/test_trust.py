@@ -78,7 +78,7 @@ CALLS = [
 def test_a_checkpoint_that_would_run_something_is_refused(command, kind, documents, trained, tmp_path, monkeypatch):
     path, sprung = trapped(kind, tmp_path, trained[0])
     with pytest.raises(
-        InputError, match=r"take one that this plugin has written|is cut short or no checkpoint"
+        InputError, match=r"take one that this plugin has written|is truncated or is not a fairseq checkpoint"
     ) as error:
         call(command, documents, path, monkeypatch)
     assert ("holds posix.mkdir, and reading that could run anything" in str(error.value)) == (kind != "a pickle")

@@ -105,7 +105,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise InputError(f"--{name.replace('_', '-')} means nothing with --level {args.level}; leave it out")
     made = [name for name in ("vocab_size", "model_type") if getattr(args, name) is not None]
     if made and (args.dict or args.sentencepiece_model):
-        raise InputError(f"--{made[0].replace('_', '-')} is for a new vocabulary; leave it out, or the given one")
+        raise InputError(
+            f"--{made[0].replace('_', '-')} makes a new vocabulary, and another one is given; leave one of the two out"
+        )
     if args.level == "gpt2" and not args.gpt2:
         raise InputError("--level gpt2 needs --gpt2, the folder of the GPT-2 whose tokens they are")
     if args.level != "sentencepiece":

@@ -34,7 +34,9 @@ class Workplace:
         if link := next((path for path in (self.folder, *found) if path.is_symlink()), None):
             raise InputError(f"{link} is a link, so that work in it would write elsewhere; remove it")
         if not {path.name for path in found} <= own:
-            raise InputError(f"{self.folder} holds files of someone else; move them or give another --dest")
+            raise InputError(
+                f"{self.folder} contains files that this program did not create; move them or give another --dest"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder, os.O_RDONLY)
         try:

@@ -98,7 +98,7 @@ def _check_memory_map(index: Path, data: Path) -> None:
         num_lines = int.from_bytes(header[-8:], "little")
         dtype = _code_to_dtype.get(header[-9]) if len(header) == HEADER_BYTES else None
         if dtype is None or index.stat().st_size != HEADER_BYTES + num_lines * LINE_BYTES:
-            raise InputError(f"{index} is cut short or damaged; prepare the data again")
+            raise InputError(f"{index} is truncated or damaged; prepare the data again")
         sizes = np.fromfile(stream, dtype=np.int32, count=num_lines)
     if (sizes < 0).any():
         raise InputError(f"{index} is damaged; prepare the data again")
@@ -108,7 +108,7 @@ def _check_memory_map(index: Path, data: Path) -> None:
 def _check_size(data: Path, index: Path, expected: int) -> None:
     if data.stat().st_size != expected:
         raise InputError(
-            f"{data} has {data.stat().st_size} bytes, {index.name} speaks of {expected}: one is cut short or belongs "
+            f"{data} has {data.stat().st_size} bytes, {index.name} speaks of {expected}: one is truncated or belongs "
             "to another corpus; prepare the data again"
         )
     if not expected:
@@ -147,7 +147,7 @@ def load_document_starts(file: Path, num_tokens: int) -> np.ndarray:
     try:
         starts = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{file} is cut short or no array of numpy's ({error}); prepare the data again") from error
+        raise InputError(f"{file} is truncated or is not a numpy array ({error}); prepare the data again") from error
     fits = isinstance(starts, np.ndarray) and starts.ndim == 1 and starts.dtype == np.int64 and len(starts)
     if not (fits and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
         raise InputError(f"{file} does not fit the {num_tokens} tokens beside it; prepare the data again")

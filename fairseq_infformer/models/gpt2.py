@@ -137,7 +137,9 @@ class _Tensors:
         tensor = self.left.pop(name, None)
         found = None if tensor is None else tuple(tensor.shape)
         if found != shape:
-            raise InputError(f"{self.file} has {name} of shape {found}, config.json makes it {shape}: one is another's")
+            raise InputError(
+                f"{self.file}: {name} has shape {found}, but config.json implies {shape}; give the files of one model"
+            )
         return tensor
 
 

@@ -105,7 +105,7 @@ def refuse_damaged(path: str) -> None:
     if not os.path.isfile(path):
         raise InputError(f"there is no checkpoint {path}; give a file that exists")
     if not zipfile.is_zipfile(path):
-        return  # cut short, or of long ago: torch.load tells
+        return  # truncated, or in the old format that is no zip archive: torch.load will say
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -132,7 +132,9 @@ def unreadable(path: str, error: BaseException) -> str:
             "are read; take one that this plugin has written"
         )
     reason = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0].rstrip(": ")
-    return f"{path} is cut short or no checkpoint of fairseq ({reason}); use another one, or move it away to start anew"
+    return (
+        f"{path} is truncated or is not a fairseq checkpoint ({reason}); use another one, or move it away to start over"
+    )
 
 
 def check_content(path: str, state: dict[str, Any], overrides: Mapping[str, Any]) -> None:

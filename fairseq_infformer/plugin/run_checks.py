@@ -99,7 +99,7 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
         yield f"--optimizer-overrides takes a dict such as \"{{'lr': [0.001]}}\", got {given!r}"
     yield from _start_mistakes(cfg.checkpoint)
     if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _goes_on(cfg.checkpoint):
-        yield "give --gpt2, the folder of the GPT-2 to start from (only to go on from a checkpoint none is needed)"
+        yield "give --gpt2, the folder of the GPT-2 to start from (not needed when resuming from a checkpoint)"
     kind = MODEL_REGISTRY.get(cfg.model._name)
     if kind is not None and kind.__module__.startswith("fairseq."):
         yield (

@@ -217,5 +217,5 @@ def test_load_lines_refuses_pads_and_files_that_are_cut_short(dataset_impl, tmp_
         load_lines(prefix, dictionary)
     data = prefix.with_suffix(".bin")
     data.write_bytes(data.read_bytes()[:-4])
-    with pytest.raises(InputError, match=r"train.bin has \d+ bytes, train.idx speaks of \d+: one is cut short"):
+    with pytest.raises(InputError, match=r"train.bin has \d+ bytes, train.idx speaks of \d+: one is truncated"):
         load_lines(prefix, dictionary)

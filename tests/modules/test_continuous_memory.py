@@ -528,7 +528,10 @@ def test_the_long_term_memory_joins_memory_and_attention():
         ({"tau": 0.0}, r"tau must lie inside \(0, 1\), got 0.0"),
         ({"tau": 1.0}, r"tau must lie inside \(0, 1\), got 1.0"),
         ({"tau": float("nan")}, r"tau must lie inside \(0, 1\), got nan"),
-        ({"horizon": 5, "contraction": "fixed"}, "a horizon is of the proportional contraction, got 5 and fixed"),
+        (
+            {"horizon": 5, "contraction": "fixed"},
+            "horizon works with the proportional contraction only, got horizon 5 and contraction fixed",
+        ),
         ({"horizon": 0, "contraction": "proportional"}, "horizon must be positive, got 0"),
         ({"contraction": "halving"}, "unknown contraction 'halving'; choose one of fixed, proportional"),
         ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform, sticky, sticky-quantile"),

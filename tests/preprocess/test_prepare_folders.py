@@ -83,7 +83,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "mine", notes="keep")
     refused("holds other files", raw, tmp_path / "mine", "--overwrite")
     write(tmp_path / "out.partial", notes="keep")
-    refused("holds files of someone else", raw, tmp_path / "out")
+    refused("contains files that this program did not create", raw, tmp_path / "out")
     refused("is not a folder", raw / "train.txt", tmp_path / "new")
     assert sorted(path.name for path in raw.iterdir()) == ["train.txt", "valid.txt"]
 

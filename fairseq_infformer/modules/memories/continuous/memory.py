@@ -98,7 +98,10 @@ class ContinuousMemory(nn.Module):
         if not 0 < tau < 1:
             raise ValueError(f"tau must lie inside (0, 1), got {tau}")
         if horizon is not None and contraction != "proportional":
-            raise ValueError(f"a horizon is of the proportional contraction, got {horizon} and {contraction}")
+            raise ValueError(
+                f"horizon works with the proportional contraction only, got horizon {horizon} and contraction "
+                f"{contraction}"
+            )
         if horizon is not None and horizon <= 0:
             raise ValueError(f"horizon must be positive, got {horizon}")
         if sampling not in SAMPLINGS:
