@@ -111,7 +111,7 @@ def test_offsets_that_would_run_something_are_refused(documents, trained, tmp_pa
     for file in documents.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     np.save(tmp_path / "test.documents.npy", np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
-    with pytest.raises(InputError, match=r"no array of numpy's .*; prepare the data again"):
+    with pytest.raises(InputError, match=r"is not a numpy array .*; prepare the data again"):
         call("infformer-eval", tmp_path, trained[0], monkeypatch)
     assert not (tmp_path / "sprung").exists()
 
