@@ -17,20 +17,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "contracts"))
 
 import copy
+from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 from command_line import run_forked, train
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_hydra() -> None:
-    """Half of the time in which hydra makes fairseq's configuration, which each command does anew.
+    """A quarter of the time in which hydra makes fairseq's configuration, which each command does anew.
 
-    It parses the same three hundred settings, and copies all that it knows although nothing here changes that.
+    It parses the same three hundred settings, finds and joins the defaults of the same choice of a task, a model and so
+    on, and copies all that it knows although nothing here changes that.
     """
     try:
-        from hydra._internal import config_repository
+        from hydra._internal import config_loader_impl, config_repository
         from hydra.core.override_parser.overrides_parser import OverridesParser
     except ImportError:
         return  # where fairseq is not installed
@@ -39,6 +42,27 @@ def quick_hydra() -> None:
     parsed = lru_cache(maxsize=None)(lambda text, rule: parse(parser, text, rule))
     OverridesParser.parse_rule = lambda self, text, rule: copy.copy(parsed(text, rule))
     config_repository.copy = SimpleNamespace(deepcopy=copy.copy)
+
+    loader = config_loader_impl.ConfigLoaderImpl
+    find, join = config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
+    found, joined = {}, {}
+
+    def find_once(repo: Any, config_name: str, overrides_list: list[Any], **how: bool) -> Any:
+        choices = [override for override in overrides_list if "." not in override.key_or_group]
+        settings = [override for override in overrides_list if "." in override.key_or_group]
+        sources = [(source.provider, source.path) for source in repo.get_sources()]
+        key = str((sources, config_name, [override.input_line for override in choices], how))
+        if key not in found:
+            found[key] = find(repo=repo, config_name=config_name, overrides_list=choices, **how)
+        return replace(found[key], config_overrides=[*found[key].config_overrides, *settings])
+
+    def join_once(self: Any, defaults: list[Any], repo: Any) -> Any:
+        if id(defaults) not in joined:  # those that were found stay
+            joined[id(defaults)] = join(self, defaults=defaults, repo=repo)
+        return copy.deepcopy(joined[id(defaults)])
+
+    config_loader_impl.create_defaults_list = find_once
+    loader._compose_config_from_defaults_list = join_once
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +73,10 @@ def documents(tmp_path_factory) -> Path:
     run_forked("preprocess/generate_documents.py", *generate)
     prepare = ["--level", "word", "--documents", "blank-line"]
     run_forked("infformer-prepare", "--raw", folder / "raw", "--dest", folder / "data", *prepare)
+
+    from in_process import training_configuration
+
+    training_configuration(folder / "data", folder / "save")  # what hydra has found is there in forked processes too
     return folder / "data"
 
 
