@@ -34,6 +34,7 @@ def quick_hydra() -> None:
     """
     try:
         from hydra._internal import config_loader_impl, config_repository
+        from hydra.core.config_store import ConfigStore
         from hydra.core.override_parser.overrides_parser import OverridesParser
     except ImportError:
         return  # where fairseq is not installed
@@ -61,6 +62,13 @@ def quick_hydra() -> None:
             joined[id(defaults)] = join(self, defaults=defaults, repo=repo)
         return copy.deepcopy(joined[id(defaults)])
 
+    def store_and_forget(self: Any, *arguments: Any, **options: Any) -> None:
+        store(self, *arguments, **options)  # such as the options of a memory of a user's own
+        found.clear()
+        joined.clear()
+
+    store = ConfigStore.store
+    ConfigStore.store = store_and_forget
     config_loader_impl.create_defaults_list = find_once
     loader._compose_config_from_defaults_list = join_once
 
