@@ -3,8 +3,13 @@
 import os
 import sys
 
+# What starts threads or processes of its own: in a copy of a process that has all of fairseq, sentencepiece's training
+# has crashed and measuring with several threads has hung, now and then.
+ALONE = ("fairseq_infformer.cli.prepare", "recipes/gpu/", "torch.distributed")
+
 words = [word for word in sys.orig_argv[1:] if word != "-u"]
-if words and (words[0] == "-m" or not words[0].startswith("-")):
+handed_over = words and (words[0] == "-m" or not words[0].startswith("-"))
+if handed_over and not any(name in word for word in words[:2] for name in ALONE):
     import json
     import socket
 
