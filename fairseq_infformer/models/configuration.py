@@ -180,9 +180,7 @@ def check_settings(cfg: InfiniteFormerConfig) -> None:
     """InputError if a setting has a value that its option would not take, such as one of --model-overrides."""
     for option in fields(InfiniteFormerConfig):
         if not takes(option.type, value := getattr(cfg, option.name)):
-            raise InputError(
-                f"--{option.name.replace('_', '-')} must be {described(option.type)}, got {plain(value)!r}"
-            )
+            raise InputError(f"{spelt(option.name)} must be {described(option.type)}, got {plain(value)!r}")
 
 
 def takes(kind: Any, value: Any) -> bool:

@@ -109,10 +109,10 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
     """The decoder that ``cfg`` describes."""
     for name in ("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_layers"):
         if getattr(cfg, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(cfg, name)}")
+            raise InputError(f"{spelt(name)} must be 1 or more, got {getattr(cfg, name)}")
     for name in ("dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout"):
         if not 0 <= getattr(cfg, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(cfg, name)}")
+            raise InputError(f"{spelt(name)} must lie in [0, 1), got {getattr(cfg, name)}")
     if cfg.stm_length < 0:
         raise InputError(f"--stm-length must be 0 or more, got {cfg.stm_length}")
     if str(cfg.position_encoding) == "learned":

@@ -25,6 +25,11 @@ def deviation(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return max(errors)
 
 
+def failed(what: str, failure: Exception) -> Row:
+    """The row of what has ended in an error."""
+    return {"what": what, "failed": f"{type(failure).__name__}: {failure}".splitlines()[0], "ok": False}
+
+
 def compared(
     what: str,
     compute: Callable[[torch.device, torch.dtype], Sequence[Tensor]],
@@ -43,7 +48,7 @@ def compared(
         by_cpu = deviation(compute(torch.device("cpu"), dtype), truth)
         error = deviation(compute(device, dtype), truth)
     except Exception as failure:
-        return {"what": what, "failed": f"{type(failure).__name__}: {failure}".splitlines()[0], "ok": False}
+        return failed(what, failure)
     for where, value in (("on the CPU", by_cpu), (f"on {device}", error)):
         if not math.isfinite(value):
             return {"what": what, "failed": f"not finite {where}", "ok": False}

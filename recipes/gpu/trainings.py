@@ -15,7 +15,7 @@ from unittest import mock
 
 import runs
 import torch
-from agreement import Row, deviation
+from agreement import Row, deviation, failed
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ["--task", "streaming_language_modeling", "--tokens-per-sample", "16", "--document-boundaries", "reset"]
@@ -66,10 +66,6 @@ def check_precisions(device: torch.device, small: bool, work: Path) -> Iterator[
             "allowed": allowed,
             "ok": training.resumed <= allowed,
         }
-
-
-def failed(what: str, failure: Exception) -> Row:
-    return {"what": what, "failed": f"{type(failure).__name__}: {failure}".splitlines()[0], "ok": False}
 
 
 class Training(NamedTuple):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, Report, register_memory
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+from fairseq_infformer.modules.state import reordered
 
 COMPRESSIONS = ("conv", "mean", "max")
 
@@ -40,9 +41,7 @@ class CompressiveState(NamedTuple):
 
     def reorder(self, order: Tensor) -> "CompressiveState":
         """The state whose row i is this one's row ``order[i]``."""
-        evicted = self.evicted.index_select(0, order.to(self.evicted.device))
-        lengths = self.evicted_lengths[order.cpu()]
-        return CompressiveState(self.slots.reorder(order), self.waiting.reorder(order), evicted, lengths)
+        return reordered(self, order)
 
 
 class Reconstruction(NamedTuple):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, SettingError, register_memory
+from fairseq_infformer.modules.state import reordered
 
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
@@ -48,12 +49,7 @@ class ContinuousState(NamedTuple):
 
     def reorder(self, order: Tensor) -> "ContinuousState":
         """The state whose row i is this one's row ``order[i]``."""
-        there = order.to(self.coefficients.device)
-        return ContinuousState(
-            self.coefficients.index_select(0, there),
-            self.num_tokens.index_select(0, order.cpu()),
-            self.largest.index_select(0, there),
-        )
+        return reordered(self, order)
 
 
 class ContinuousMemory(nn.Module):
