@@ -26,7 +26,8 @@ def documents(rng: np.random.Generator, count: int, length: int, types: int, con
     return [" ".join(rng.choice(word_types(types), size=length, p=own)) for own in frequencies]
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dest", type=Path, required=True, help="folder for train.txt, valid.txt and test.txt")
     parser.add_argument("--documents", type=int, default=3072, help="training documents; a 24th of it for the others")
@@ -34,6 +35,11 @@ def main() -> None:
     parser.add_argument("--types", type=int, default=64, help="word types")
     parser.add_argument("--concentration", type=float, default=0.2, help="of the Dirichlet; smaller: fewer words each")
     parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
     args = parser.parse_args()
     for name in ("documents", "length", "types", "concentration"):
         if (value := getattr(args, name)) <= 0:

@@ -116,8 +116,8 @@ def whole_numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line and refuse what cannot be."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--text",
@@ -141,7 +141,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--evaluation-documents", type=int, default=40, help="of each distance and split (40)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
-    args = parser.parse_args()
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line; InputError if a value cannot be."""
+    args = build_parser().parse_args()
     for name in ("facts", "values", "documents", "nearest", "evaluation_documents"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(args, name)}")

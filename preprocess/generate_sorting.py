@@ -86,7 +86,8 @@ def write_all(made: Path, made_from: dict[str, Any]) -> None:
     (made / "stats.json").write_text(json.dumps(stats | {"made_from": made_from}, indent=2, allow_nan=False) + "\n")
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dest", type=Path, required=True, help="folder for the binarised data")
     parser.add_argument("--length", type=int, default=4000, help="symbols a sequence (default: %(default)s)")
@@ -94,7 +95,11 @@ def main() -> None:
         "--sequences", type=int, default=8000, help="for training; a tenth of it for the others (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
     if args.length < 1 or args.sequences < 1:
         raise InputError(f"--length and --sequences must be positive, got {args.length} and {args.sequences}")
     refuse_colon(args.dest)

@@ -36,7 +36,8 @@ RESULTS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="infformer-eval",
         description=__doc__,
@@ -70,7 +71,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ema", action="store_true", help="score the weights that --store-ema has averaged")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--json", action="store_true", help="print the results as JSON; null: infinite or unknown")
-    args = parser.parse_args()
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; InputError if a value cannot be."""
+    args = build_parser().parse_args()
     for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")

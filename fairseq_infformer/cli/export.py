@@ -37,7 +37,8 @@ example:
 """
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="infformer-export",
         description=__doc__,
@@ -49,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--user-dir", metavar="DIR", help="plugin with densities of your own, as in training")
     parser.add_argument("--ema", action="store_true", help="export the weights that --store-ema has averaged")
     parser.add_argument("--dest", required=True, type=Path, metavar="DIR", help="directory to make, new or empty")
-    return parser.parse_args(argv)
+    return parser
 
 
 def build(path: str, saved: dict[str, Any], dictionary: Dictionary) -> InfiniteFormerLM:
@@ -94,7 +95,7 @@ def export(data: Path, path: str, dest: Path, average: bool = False) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``infformer-export``."""
-    args = parse_arguments(argv)
+    args = build_parser().parse_args(argv)
     trained.import_plugin(args.user_dir)
     try:
         print(export(args.data, args.path, args.dest, args.ema))

@@ -62,8 +62,8 @@ examples:
 """
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line and refuse what does not go together."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="prepare.sh", description=__doc__, epilog=LAYOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,7 +90,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stage", type=int, default=1, metavar="A", help="first stage to run (default: 1)")
     parser.add_argument("--stop-stage", type=int, default=len(STAGES), metavar="B", help="last one (default: 3)")
     parser.add_argument("--overwrite", action="store_true", help="make a DEST of other text or arguments anew")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line and refuse what does not go together."""
+    args = build_parser().parse_args(argv)
 
     if args.vocab_size is not None and args.vocab_size < 5:
         raise InputError(f"--vocab-size {args.vocab_size} leaves no room for words; give at least 5")
