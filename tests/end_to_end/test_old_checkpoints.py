@@ -1,20 +1,19 @@
-"""Checkpoints of an earlier version (see old_checkpoints/README.md) resume, are scored and are exported."""
+"""Checkpoints of an earlier version (see tests/data/old_checkpoints/README.md) resume, are scored and are exported."""
 
 import json
 import logging
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from command_line import TASK, logged, run_here
+from command_line import ROOT, TASK, logged, run_here
 from fairseq_cli import train
 from small_model import build, run
 
 from fairseq_infformer.cli import evaluate, export
 from fairseq_infformer.errors import InputError
 
-OLD = Path(__file__).with_name("old_checkpoints")
+OLD = ROOT / "tests/data/old_checkpoints"
 DATA = OLD / "data"
 # What that version printed: the losses of updates 6 to 8, and the test split's nats.
 LOSSES = {"continuous": [3.651, 2.985, 3.823], "compressive": [3.572, 3.04, 3.874]}

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fairseq.data import Dictionary
+from forking import ROOT
 from preparing import TRAIN, VALID, documents_of, lines_of, refused, run, stats, write
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-ROOT = Path(__file__).resolve().parents[2]
 WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
 
 # ---- words ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fairseq_infformer.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fork(work: Callable[[], object]) -> int:

@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 from command_line import run_forked
 from fairseq.data import Dictionary
-from forking import ended, fork, start_command
+from forking import ROOT, ended, fork, start_command
 from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
 from fairseq_infformer.cli.stages import Workplace, make_once
 from fairseq_infformer.data.corpus import find_splits
 from fairseq_infformer.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 # ---- the raw folder -------------------------------------------------------------------------------------------------
 

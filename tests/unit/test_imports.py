@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forking import ROOT
 
-PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_infformer"
+PACKAGE = ROOT / "fairseq_infformer"
 NAME = PACKAGE.name
 
 # What each part of the package may import of the others, beside itself. fairseq imports tasks and models, and these
