@@ -64,13 +64,13 @@ class MemoryContract(ABC):
         recent = ShortTermMemory.empty(ROWS, 0, DIM, x)
         return layer(x, torch.full((ROWS,), 5), LayerState(recent, state, None))[0]
 
-    def test_the_empty_memory_is_empty(self, memory):
+    def test_initial_state_is_empty(self, memory):
         state = memory.initial_state(ROWS)
         assert state.is_empty().tolist() == [True] * ROWS
         state = memory.write(state, vectors(ROWS, 6), torch.tensor([6, 0, 1, 0]))
         assert state.is_empty().tolist() == [False, True, False, True]
 
-    def test_rows_know_nothing_of_each_other(self, memory, attention):
+    def test_rows_match_each_row_alone(self, memory, attention):
         together = self.written(memory, attention)
         for row in range(ROWS):
             rows = torch.tensor([row])
@@ -78,7 +78,7 @@ class MemoryContract(ABC):
             same(alone, together.reorder(rows))
             same(self.read(memory, alone, attention, rows), self.read(memory, together.reorder(rows), attention, rows))
 
-    def test_a_row_is_the_same_to_the_bit_whatever_the_others_hold(self, memory, attention):
+    def test_write_keeps_rows_independent_to_the_bit(self, memory, attention):
         state, new = self.written(memory, attention), vectors(ROWS, 6, seed=5)
         other = new.clone()
         other[1] = other[1].flip(0) + 1
@@ -87,13 +87,13 @@ class MemoryContract(ABC):
             for row in (0, 2, 3):
                 assert torch.equal(a[name][row], b[name][row]), name
 
-    def test_pads_enter_no_memory(self, memory, attention):
+    def test_write_ignores_pads(self, memory, attention):
         state, lengths = self.written(memory, attention), torch.tensor([6, 3, 0, 1])
         new = vectors(ROWS, 6, seed=5)
         padded = new.masked_fill((torch.arange(6) >= lengths[:, None])[:, :, None], 1e3)
         same(memory.write(state, padded, lengths), memory.write(state, new, lengths))
 
-    def test_a_reset_row_is_as_one_that_never_read(self, memory, attention):
+    def test_write_empties_reset_rows(self, memory, attention):
         state = self.written(memory, attention)
         reset = torch.tensor([True, False, True, False])
         assert state.reset(reset).is_empty().tolist() == reset.tolist()
@@ -104,14 +104,14 @@ class MemoryContract(ABC):
         found, never_read, read_on = (self.output(memory, each) for each in (after, fresh, kept))
         torch.testing.assert_close(found, torch.where(reset[:, None, None], never_read, read_on), rtol=1e-4, atol=1e-5)
 
-    def test_write_changes_nothing_and_repeats_to_the_bit(self, memory, attention):
+    def test_write_leaves_its_arguments_unchanged_and_repeats_to_the_bit(self, memory, attention):
         state, new = self.written(memory, attention), vectors(ROWS, 6, seed=5)
         before = {name: tensor.clone() for name, tensor in named_tensors(state).items()}
         first, second = (named_tensors(memory.write(state, new)) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert all(torch.equal(before[name], tensor) for name, tensor in named_tensors(state).items())
 
-    def test_states_have_names_survive_them_and_stay_of_one_size(self, memory, attention):
+    def test_named_tensors_restore_a_state_and_keep_their_shapes(self, memory, attention):
         state = self.written(memory, attention)
         saved = named_tensors(state)
         assert saved and all(tensor.shape[0] == ROWS for tensor in saved.values())
@@ -121,7 +121,7 @@ class MemoryContract(ABC):
         }
         same(with_tensors(later, saved), state)
 
-    def test_reorder_and_detach(self, memory, attention):
+    def test_state_reorders_and_detaches(self, memory, attention):
         order = torch.tensor([2, 0, 0, 3])
         state = self.written(memory, attention)
         new = vectors(ROWS, 6, seed=5)
@@ -130,7 +130,7 @@ class MemoryContract(ABC):
         floats = [tensor for tensor in named_tensors(carrying.detach()).values() if tensor.is_floating_point()]
         assert not any(tensor.requires_grad for tensor in floats)
 
-    def test_gradients_flow_through_chained_writes(self, memory, attention):
+    def test_write_passes_gradients_through_a_chain_of_writes(self, memory, attention):
         texts = [vectors(ROWS, 6, seed=number).requires_grad_() for number in range(3)]
         state = memory.initial_state(ROWS)
         for new in texts:
@@ -141,7 +141,7 @@ class MemoryContract(ABC):
             assert bool(gradient.isfinite().all()) and bool(gradient.any())
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_half_precision_is_close_to_float32(self, memory, attention, dtype):
+    def test_layer_in_half_precision_is_close_to_float32(self, memory, attention, dtype):
         layer = InfiniteFormerLayer(DIM, HEADS, 16, 4, memory).eval()
         outputs = []
         for kind in (torch.float32, dtype):
@@ -156,7 +156,7 @@ class MemoryContract(ABC):
         # Some ten roundings, each of half an epsilon of the largest value.
         torch.testing.assert_close(*outputs, rtol=0, atol=20 * torch.finfo(dtype).eps * float(outputs[0].abs().max()))
 
-    def test_every_parameter_gets_a_gradient(self, memory):
+    def test_layer_gives_every_parameter_of_the_memory_a_gradient(self, memory):
         layer = InfiniteFormerLayer(DIM, HEADS, 16, 4, memory)
         state, loss = layer.initial_state(vectors(ROWS, 6)), torch.zeros(())
         for number in range(3):
@@ -168,7 +168,7 @@ class MemoryContract(ABC):
         loss.backward()
         assert not [name for name, parameter in memory.named_parameters() if parameter.grad is None]
 
-    def test_zero_and_swap_read_something_else(self, memory, attention):
+    def test_ablate_changes_what_is_read(self, memory, attention):
         layer = InfiniteFormerLayer(DIM, HEADS, 16, 0, memory).eval()
         texts = [vectors(ROWS, 6, seed=number) for number in range(2)]
 

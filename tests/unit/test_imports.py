@@ -53,7 +53,7 @@ def test_imports_run_one_way(part):
     assert imported_parts(part) <= ALLOWED[part]
 
 
-def test_modules_know_torch_and_the_standard_library_alone():
+def test_modules_import_only_torch_and_the_standard_library():
     known = {"torch", NAME, *sys.stdlib_module_names}
     for path in files("modules"):
         own = {"triton"} if path.stem == "triton" else set()
@@ -78,7 +78,7 @@ def test_modules_import_nothing_of_fairseq_and_change_nothing(tmp_path):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_plugin_that_does_not_import_this_one_is_told_so_in_one_line(tmp_path):
+def test_plugin_that_does_not_import_this_one_ends_in_one_line(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/__init__.py").write_text(
         "from fairseq_infformer.modules import DENSITIES, register_density\n\n"
@@ -91,7 +91,7 @@ def test_a_plugin_that_does_not_import_this_one_is_told_so_in_one_line(tmp_path)
     assert "error: the plugin that registers Mine must begin with `import fairseq_infformer.plugin`" in done.stderr
 
 
-def test_console_scripts_say_in_one_line_that_they_need_fairseq(tmp_path):
+def test_console_scripts_without_fairseq_end_in_one_line(tmp_path):
     code = "import sys\nsys.modules['fairseq'] = None\n"
     code += "import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
     code += "from fairseq_infformer import cli\ncli.infformer_eval()"
@@ -99,7 +99,7 @@ def test_console_scripts_say_in_one_line_that_they_need_fairseq(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("error: infformer-eval needs fairseq: ")
 
 
-def test_the_readme_s_memory_runs_without_fairseq_and_triton(tmp_path):
+def test_readme_example_of_the_memory_runs_without_fairseq_and_triton(tmp_path):
     """The example's lines, with both hidden; a fiftieth of its million vectors will do."""
     section = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").split("## The memory alone")[1]
     example = section.split("```python\n")[1].split("```")[0]
@@ -115,7 +115,7 @@ def test_the_readme_s_memory_runs_without_fairseq_and_triton(tmp_path):
     assert "torch.Size([2, 10, 64])" in done.stdout
 
 
-def test_the_walk_sees_relative_and_absolute_imports():
+def test_imports_lists_relative_and_absolute_imports():
     assert "modules" in imported_parts("models")
     assert "data" in imported_parts("tasks")
     assert f"{NAME}.modules.memories.continuous.basis.gaussian_pdf" in set(
@@ -124,7 +124,7 @@ def test_the_walk_sees_relative_and_absolute_imports():
     assert f"{NAME}.errors.InputError" in set(imports(PACKAGE / "__init__.py"))
 
 
-def test_the_import_leaves_logging_to_the_program():
+def test_package_import_leaves_logging_unchanged():
     code = "import logging, fairseq_infformer; root = logging.getLogger(); print(root.level, root.handlers)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "30 []\n" and done.stderr == ""

@@ -41,7 +41,7 @@ DOCUMENTS = [[0], [0, 1, 40, 41, 60]]
 @pytest.mark.parametrize("documents", DOCUMENTS)
 @pytest.mark.parametrize("num_shards", [1, 2])
 @pytest.mark.parametrize(("rows", "tokens_per_sample"), [(1, 1), (1, 7), (3, 4), (2, 100), (2, 13), (5, 3)])
-def test_every_token_is_a_target_once(documents, num_shards, rows, tokens_per_sample):
+def test_batches_have_every_token_as_a_target_once(documents, num_shards, rows, tokens_per_sample):
     if rows * num_shards > 4 and tokens_per_sample > 20:
         pytest.skip("more streams than segments")
     if rows * num_shards > -(-103 // tokens_per_sample) and len(documents) == 1:
@@ -51,7 +51,7 @@ def test_every_token_is_a_target_once(documents, num_shards, rows, tokens_per_sa
     assert torch.cat(targets).sort().values.equal(tokens)
 
 
-def test_every_token_is_a_target_once_whatever_the_corpus_and_its_division():
+def test_batches_have_every_token_as_a_target_once_for_any_corpus_and_streams():
     """Through fairseq's own iterators, for random lines (empty ones too), documents, segments, rows and ranks."""
     rng, tried = np.random.default_rng(0), 0
     task = StreamingLanguageModelingTask(StreamingLanguageModelingConfig(data=""), Dictionary())
@@ -79,7 +79,7 @@ def test_every_token_is_a_target_once_whatever_the_corpus_and_its_division():
 
 
 @pytest.mark.parametrize("documents", DOCUMENTS)
-def test_each_row_is_a_stretch_of_the_text(documents):
+def test_batches_give_each_row_consecutive_text(documents):
     data, _tokens = dataset(4, 3, documents)
     for row in range(3):
         seen, expected_input = [], EOS
@@ -104,7 +104,7 @@ def test_each_row_is_a_stretch_of_the_text(documents):
         assert seen.equal(torch.arange(int(seen[0]), int(seen[0]) + len(seen)))
 
 
-def test_a_segment_does_not_cross_a_document():
+def test_segments_end_at_document_boundaries():
     data, _ = dataset(16, 2, [0, 40])
     for batch in batches(data):
         for row, length in enumerate(batch["net_input"]["lengths"]):
@@ -112,7 +112,7 @@ def test_a_segment_does_not_cross_a_document():
             assert (target < 40).all() or (target >= 40).all()
 
 
-def test_ranks_have_the_rows_of_one_rank_with_a_larger_batch():
+def test_batches_of_two_ranks_are_those_of_one_with_twice_the_rows():
     data, _ = dataset(4, 6, [0])
     together = batches(data)
     apart = zip(batches(data, 2, 0), batches(data, 2, 1))
@@ -120,12 +120,12 @@ def test_ranks_have_the_rows_of_one_rank_with_a_larger_batch():
         assert whole["target"].equal(torch.cat([first["target"], second["target"]]))
 
 
-def test_more_streams_than_segments_is_refused():
+def test_dataset_refuses_more_streams_than_segments():
     with pytest.raises(ValueError, match=r"27 streams .* more than the 26 segments of 4 tokens"):
         dataset(4, 27, [0])
 
 
-def test_a_token_outside_the_dictionary_is_refused():
+def test_dataset_refuses_a_token_outside_the_dictionary():
     stream, _ = corpus()
     data = StreamingDataset(stream, np.array([0]), 50, EOS, PAD, 20)
     with pytest.raises(ValueError, match="token 59, the dictionary has 20 types"):
@@ -133,7 +133,7 @@ def test_a_token_outside_the_dictionary_is_refused():
 
 
 @pytest.mark.parametrize("tokens_per_sample", [1, 4, 7, 200])
-def test_answers_alone_are_targets(tokens_per_sample):
+def test_answers_are_the_only_targets(tokens_per_sample):
     stream, tokens = corpus()
     answers = np.array([[0, 1], [5, 9], [39, 41], [102, 103]])
     wanted = torch.cat([tokens[start:stop] for start, stop in answers])
@@ -154,7 +154,7 @@ def test_answers_alone_are_targets(tokens_per_sample):
     assert torch.cat(seen).sort().values.equal(wanted)
 
 
-def test_ranks_agree_on_whether_there_is_a_target():
+def test_answers_are_known_to_all_ranks():
     stream, _ = corpus()
     data = StreamingDataset(stream, np.array([0]), 4, EOS, PAD, 1000, 4, np.array([[30, 31], [80, 83]]))
     scored = [[batch["scored"] for batch in batches(data, 2, shard)] for shard in range(2)]
@@ -164,7 +164,7 @@ def test_ranks_agree_on_whether_there_is_a_target():
 
 @pytest.mark.parametrize("sizes", [[200], [60, 1, 139], [1] * 200], ids=["one line", "three", "a token each"])
 @pytest.mark.parametrize("joined", [False, True])
-def test_a_long_line_is_not_copied_as_a_whole(sizes, joined, tmp_path, monkeypatch):
+def test_read_copies_only_a_part_of_a_long_line(sizes, joined, tmp_path, monkeypatch):
     tokens = torch.randint(4, 60_000, (sum(sizes),), generator=torch.Generator().manual_seed(0))
     builder = MMapIndexedDatasetBuilder(f"{tmp_path}/split.bin", dtype=np.uint16)
     for line in tokens.split(sizes):
@@ -181,7 +181,7 @@ def test_a_long_line_is_not_copied_as_a_whole(sizes, joined, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("block", [1, 5, 1000])
-def test_a_token_is_found_wherever_it_stands(block):
+def test_find_returns_every_position_of_a_token(block):
     lines = [torch.tensor(line) for line in ([7], [3, 7, 7], [1], [7, 2])]
     assert TokenStream(lines, np.array([1, 3, 1, 2])).find(7, block).tolist() == [0, 2, 3, 5]
 
@@ -210,7 +210,7 @@ def test_load_lines_reads_every_format(dataset_impl, tmp_path):
 
 
 @pytest.mark.parametrize("dataset_impl", ["mmap", "lazy"])
-def test_load_lines_refuses_pads_and_files_that_are_cut_short(dataset_impl, tmp_path):
+def test_load_lines_refuses_pads_and_truncated_files(dataset_impl, tmp_path):
     """No loss counts a pad, so that its token would be no target."""
     prefix, dictionary = binarised(tmp_path, dataset_impl, [[5, 9, 2], [5, 1, 2]])
     with pytest.raises(InputError, match=r"train.bin holds the word <pad>, which fairseq keeps for itself; write it"):

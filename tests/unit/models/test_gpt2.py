@@ -80,7 +80,7 @@ def built(gpt2: Path, data: Path, *more: object):
 # ---- tokens ---------------------------------------------------------------------------------------------------------
 
 
-def test_tokens_are_gpt2_s_in_its_order(gpt2, data):
+def test_prepare_writes_the_tokens_of_gpt2_in_its_order(gpt2, data):
     vocabulary = json.loads((gpt2 / "vocab.json").read_text())
     merges = [tuple(line.split()) for line in (gpt2 / "merges.txt").read_text().splitlines()[1:]]
     dictionary = Dictionary.load(str(data / "dict.txt"))
@@ -98,7 +98,7 @@ def test_tokens_are_gpt2_s_in_its_order(gpt2, data):
     assert max(map(len, vocabulary)) > 5  # some merges are of merges
 
 
-def test_words_and_bytes_are_counted_as_at_every_level(data):
+def test_prepare_counts_words_and_bytes_as_at_every_level(data):
     counts = json.loads((data / "stats.json").read_text())["splits"]["train"]
     lines = TEXT.count("\n")
     assert (counts["lines"], counts["words"]) == (lines, len(TEXT.split()) + lines)
@@ -109,7 +109,7 @@ def test_words_and_bytes_are_counted_as_at_every_level(data):
     assert (tokens[starts[1:] - 1] == line_end).all() and len(tokens) == counts["tokens"]
 
 
-def test_any_number_of_workers_gives_the_same_data(gpt2, data, tmp_path):
+def test_prepare_gives_the_same_data_with_any_number_of_workers(gpt2, data, tmp_path):
     other = prepared(gpt2, tmp_path / "two", "--workers", 2)
     assert (other / "train.bin").read_bytes() == (data / "train.bin").read_bytes()
 
@@ -118,7 +118,7 @@ def test_any_number_of_workers_gives_the_same_data(gpt2, data, tmp_path):
 
 
 @pytest.mark.parametrize("memory", ["none", "continuous"])
-def test_logits_and_first_losses_are_gpt2_s(memory, gpt2, data):
+def test_model_starts_with_the_logits_and_losses_of_gpt2(memory, gpt2, data):
     """In every segment, with what was read before in the memory."""
     trainer, batches = built(gpt2, data, "--long-term-memory", memory, "--ltm-flat-start", "--optimizer", "adam")
     model, order = trainer.get_model().eval(), places(gpt2, trainer.task.dictionary)
@@ -139,14 +139,14 @@ def test_logits_and_first_losses_are_gpt2_s(memory, gpt2, data):
         assert all(bool(state.long_term.coefficients.any()) for state in model.decoder.slots[False].after)
 
 
-def test_older_files_have_the_same_weights(gpt2, data, tmp_path):
+def test_model_reads_the_same_weights_from_older_files(gpt2, data, tmp_path):
     older = gpt2_folder.write(tmp_path / "older", TEXT, kind="bin")
     models = [built(folder, data)[0].get_model().state_dict() for folder in (gpt2, older)]
     assert all(models[1][name].equal(tensor) for name, tensor in models[0].items() if "long_term" not in name)
 
 
 @pytest.mark.parametrize("precision", [[], ["--bf16"]])
-def test_new_weights_learn_five_times_as_fast(precision, gpt2, data):
+def test_ltm_adam_trains_new_weights_five_times_as_fast(precision, gpt2, data):
     """Adam's first update moves a weight by the learning rate."""
     trainer, batches = built(gpt2, data, "--clip-norm", 0, *precision)
     bias, read = (
@@ -169,7 +169,7 @@ def test_new_weights_learn_five_times_as_fast(precision, gpt2, data):
 # ---- the whole way --------------------------------------------------------------------------------------------------
 
 
-def test_from_text_to_an_exported_model_without_the_folder(gpt2, tmp_path, capsys, caplog):
+def test_training_resumes_and_exports_without_the_folder(gpt2, tmp_path, capsys, caplog):
     folder = shutil.copytree(gpt2, tmp_path / "gpt2")
     data = prepared(folder, tmp_path / "data")
 
@@ -283,7 +283,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("damage", "flags", "message"), WRONG)
-def test_what_does_not_fit_is_refused_in_one_line(damage, flags, message, gpt2, data, tmp_path):
+def test_training_refuses_a_folder_that_does_not_fit(damage, flags, message, gpt2, data, tmp_path):
     folder = shutil.copytree(gpt2, tmp_path / "gpt2")
     if damage:
         damage(folder)

@@ -40,7 +40,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
-def test_no_logit_depends_on_what_comes_later(settings, tokens):
+def test_logits_are_causal(settings, tokens):
     model = build(**settings)
     before = run(model, tokens, 4)
     for place in (2, 9, 20):
@@ -51,7 +51,7 @@ def test_no_logit_depends_on_what_comes_later(settings, tokens):
         assert not after[:, place].equal(before[:, place])
 
 
-def test_what_was_read_long_ago_is_used(tokens):
+def test_logits_depend_on_long_ago_with_a_long_term_memory(tokens):
     far = 23  # short-term memory and segment see 6 tokens a layer: 12 back at most
     changed = tokens.clone()
     changed[:, 1] = 4 + (changed[:, 1] - 3) % (TYPES - 4)
@@ -61,7 +61,7 @@ def test_what_was_read_long_ago_is_used(tokens):
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
-def test_rows_are_independent(settings, tokens):
+def test_logits_of_rows_are_independent(settings, tokens):
     model = build(**settings)
     before = run(model, tokens, 4)
     changed = tokens.clone()
@@ -73,7 +73,7 @@ def test_rows_are_independent(settings, tokens):
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
-def test_after_a_reset_nothing_of_the_document_before_is_seen(settings, tokens):
+def test_reset_hides_the_previous_document(settings, tokens):
     model = build(**settings)
     whole = run(model, tokens, 4, reset={3: [True, False, True]})
     alone = run(model, tokens[:, 12:], 4)
@@ -82,7 +82,7 @@ def test_after_a_reset_nothing_of_the_document_before_is_seen(settings, tokens):
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
-def test_pads_change_nothing(settings, tokens):
+def test_logits_ignore_pads(settings, tokens):
     model = build(**settings)
     lengths, reset = {1: [4, 2, 4]}, {2: [False, True, False]}
     padded = tokens.clone()
@@ -91,13 +91,13 @@ def test_pads_change_nothing(settings, tokens):
     same_text(run(model, padded, 4, reset, lengths)[1, 8:], run(model, tokens[:, 8:], 4)[1])
 
 
-def test_segment_length_does_not_matter_to_a_transformer_that_sees_all(tokens):
+def test_logits_do_not_depend_on_segment_length_while_the_short_term_memory_holds_all(tokens):
     model = build(long_term_memory="none", stm_length=24)
     for length in (5, 8, 24):
         same_text(run(model, tokens, length), run(model, tokens, 1))
 
 
-def test_a_forward_pass_that_runs_twice_writes_once(tokens):
+def test_forward_twice_writes_once(tokens):
     model = build()
     once = run(model, tokens, 4)
     twice = []
@@ -109,13 +109,13 @@ def test_a_forward_pass_that_runs_twice_writes_once(tokens):
 
 
 @pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
-def test_sticky_memories_depend_on_what_was_looked_at_and_repeat(sampling, tokens):
+def test_sticky_sampling_depends_on_attention_and_repeats(sampling, tokens):
     sticky = run(build(ltm_sampling=sampling), tokens, 4)
     assert sticky.equal(run(build(ltm_sampling=sampling), tokens, 4))
     assert not sticky.equal(run(build(), tokens, 4))
 
 
-def test_training_and_evaluation_have_memories_of_their_own(tokens):
+def test_training_and_evaluation_keep_separate_memories(tokens):
     model = build()
     alone = run(model, tokens, 4)
     mixed = []
@@ -127,7 +127,7 @@ def test_training_and_evaluation_have_memories_of_their_own(tokens):
     assert torch.cat(mixed, dim=1).equal(alone)
 
 
-def test_no_memory_is_in_the_state_dict(tokens):
+def test_state_dict_holds_no_memory(tokens):
     model = build()
     names = set(model.state_dict())
     run(model, tokens, 4)
@@ -135,7 +135,7 @@ def test_no_memory_is_in_the_state_dict(tokens):
     copy.deepcopy(model)  # what averaging of weights does: a memory with gradients could not be copied
 
 
-def test_activation_checkpointing_gives_the_same_gradients(tokens):
+def test_activation_checkpointing_keeps_the_gradients(tokens):
     gradients = []
     for save_memory in (False, True):
         model = build(checkpoint_activations=save_memory, dropout=0.1).train()
@@ -156,7 +156,7 @@ ADAPTIVE = {
 
 
 @pytest.mark.parametrize("settings", [*VARIANTS, ADAPTIVE, ADAPTIVE | {"untie_embeddings": True}])
-def test_every_parameter_gets_a_gradient_from_the_first_segment(settings):
+def test_criterion_gives_every_parameter_a_gradient_in_the_first_segment(settings):
     """DistributedDataParallel waits for all of them, though the memory is empty and most bands have no word here."""
     model = build(**settings).train()
     tokens = torch.randint(4, 15, (3, 5), generator=torch.Generator().manual_seed(1))
@@ -169,7 +169,7 @@ def test_every_parameter_gets_a_gradient_from_the_first_segment(settings):
 
 @pytest.mark.parametrize("settings", [{}, ADAPTIVE, {"long_term_memory": "compressive"}])
 @pytest.mark.parametrize("answered", [[(0, 1), (2, 3), (2, 0)], []])
-def test_where_answers_alone_are_scored_the_other_words_are_not_computed(settings, answered):
+def test_criterion_computes_only_the_answers(settings, answered):
     model = build(**settings).train()
     tokens = torch.randint(4, 15, (3, 5), generator=torch.Generator().manual_seed(1))
     target = torch.full((3, 4), dictionary().pad())
@@ -192,7 +192,7 @@ def test_where_answers_alone_are_scored_the_other_words_are_not_computed(setting
     assert int(log["correct"]) == right
 
 
-def test_each_position_encoding_is_a_model_of_its_own(tokens):
+def test_position_encodings_give_different_logits(tokens):
     logits = []
     for encoding in ("xl", "rope", "alibi"):
         model = build(position_encoding=encoding)
@@ -201,13 +201,13 @@ def test_each_position_encoding_is_a_model_of_its_own(tokens):
     assert not any(torch.allclose(logits[i], logits[j], atol=1e-2) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_memories_cannot_be_swapped_with_a_single_row(tokens):
+def test_ablation_swap_refuses_a_single_row(tokens):
     with pytest.raises(InputError, match="--batch-size 2 or more"):
         run(build(ltm_ablation="swap"), tokens[:1], 4)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "swap"])
-def test_ablation_reads_something_else(ablation, tokens):
+def test_ablation_changes_the_logits(ablation, tokens):
     normal, ablated = (run(build(ltm_ablation=kind), tokens, 4) for kind in ("none", ablation))
     assert not torch.allclose(ablated[:, 12:], normal[:, 12:], atol=1e-3)
 
@@ -217,7 +217,7 @@ def test_ablation_reads_something_else(ablation, tokens):
     [{}, {"ltm_sampling": "sticky"}, {"long_term_memory": "compressive", "compressive_length": 20}],
     ids=["continuous", "sticky", "compressive"],
 )
-def test_a_swapped_memory_is_that_of_one_other_row_from_beginning_to_end(settings):
+def test_ablation_swap_reads_the_same_other_row_throughout(settings):
     """Without short-term memory, in the only layer, nothing else tells a segment of the segments before."""
     model = build(ltm_ablation="swap", stm_length=0, decoder_layers=1, **settings)
     tokens = torch.randint(4, TYPES, (4, 24), generator=torch.Generator().manual_seed(1))
@@ -232,7 +232,7 @@ def test_a_swapped_memory_is_that_of_one_other_row_from_beginning_to_end(setting
 
 
 @pytest.mark.parametrize("memory", ["continuous", "compressive"])
-def test_where_a_row_s_own_memory_has_not_begun_no_other_is_read(memory, tokens):
+def test_ablation_swap_reads_nothing_while_the_row_s_own_memory_is_empty(memory, tokens):
     """The first segments of a document are the same with swapped memories, whatever other rows remember."""
     normal, swapped = (build(long_term_memory=memory, ltm_ablation=a, stm_length=5) for a in ("none", "swap"))
     reset = {3: [True, False, False]}
@@ -249,13 +249,13 @@ def test_adaptive_softmax_is_a_distribution(tokens):
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(3, 24))
 
 
-def test_embeddings_are_tied_unless_asked_for():
+def test_embeddings_are_tied_by_default():
     tied, untied = build(), build(untie_embeddings=True)
     assert tied.decoder.output_projection.weight is tied.decoder.embed_tokens.weight
     assert untied.decoder.output_projection.weight is not untied.decoder.embed_tokens.weight
 
 
-def test_the_wikitext103_model_without_memory_is_transformer_xls():
+def test_wt103_architecture_without_memory_has_the_size_of_transformer_xl():
     words = Dictionary()
     for number in range(267_744 - len(words)):
         words.add_symbol(f"w{number}")
@@ -267,19 +267,19 @@ def test_the_wikitext103_model_without_memory_is_transformer_xls():
     assert parameters == pytest.approx(151_123_537, rel=0.005)  # that of fairseq's example
 
 
-def test_half_precision_keeps_the_memory_in_float32(tokens):
+def test_half_precision_keeps_the_long_term_memory_in_float32(tokens):
     model = build().bfloat16()
     logits = run(model, tokens, 4)
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
     assert model.decoder.slots[False].after[0].long_term.coefficients.dtype == torch.float32
 
 
-def test_a_batch_without_stream_information_is_refused(tokens):
+def test_forward_refuses_a_batch_without_stream_information(tokens):
     with pytest.raises(InputError, match="--task streaming_language_modeling"):
         build()(tokens)
 
 
-def test_a_checkpoint_of_another_basis_or_dictionary_is_refused():
+def test_load_state_dict_refuses_another_basis_or_dictionary():
     saved = build().state_dict()
     with pytest.raises(InputError, match=r"widths \(0.1, 0.2\).* build the model with the checkpoint's --ltm-basis"):
         build(ltm_widths="0.1,0.3").load_state_dict(saved)

@@ -79,7 +79,7 @@ def exported(data: Path, model: InfiniteFormerLM) -> Path:
 @pytest.mark.parametrize(
     ("settings", "half"), [*((kind, False) for kind in KINDS), *((kind, True) for kind in KINDS[-4:])]
 )
-def test_logits_agree_to_the_bit_with_the_checkpoint_s(settings, half, data):
+def test_from_pretrained_has_the_logits_of_the_checkpoint_to_the_bit(settings, half, data):
     folder = exported(data, build(**settings).half() if half else build(**settings))
     task = StreamingLanguageModelingTask(StreamingLanguageModelingConfig(data=str(data)), dictionary())
     models, _, _ = checkpoint_utils.load_model_ensemble_and_task([str(folder.parent / "checkpoint.pt")], task=task)
@@ -96,7 +96,7 @@ def test_logits_agree_to_the_bit_with_the_checkpoint_s(settings, half, data):
 
 
 @pytest.mark.parametrize("settings", [{}, {"untie_embeddings": True}, ADAPTIVE])
-def test_the_weights_alone_are_written_each_once(settings, data):
+def test_export_writes_each_weight_once_and_nothing_else(settings, data):
     model = build(**settings)
     folder = exported(data, model)
     assert sorted(os.listdir(folder)) == FILES
@@ -111,7 +111,7 @@ def test_the_weights_alone_are_written_each_once(settings, data):
     assert (folder / "model.safetensors").stat().st_mode == (folder / "dict.txt").stat().st_mode
 
 
-def test_no_pickle_and_no_command_line_is_read(data, monkeypatch):
+def test_from_pretrained_reads_no_pickle_and_no_command_line(data, monkeypatch):
     folder = exported(data, build())
 
     def never(*args, **kwargs):
@@ -123,7 +123,7 @@ def test_no_pickle_and_no_command_line_is_read(data, monkeypatch):
     assert InfiniteFormerLM.from_pretrained(folder).decoder.dictionary_checksum
 
 
-def test_a_setting_can_be_changed_as_the_model_is_read(data):
+def test_from_pretrained_overrides_settings(data):
     folder, tokens = exported(data, build()), torch.randint(4, TYPES, (2, 24))
     longer = build(stm_length=9)
     longer.load_state_dict(build().state_dict())
@@ -133,7 +133,7 @@ def test_a_setting_can_be_changed_as_the_model_is_read(data):
         InfiniteFormerLM.from_pretrained(folder, checkpoint_file="model.pt")
 
 
-def test_the_sentencepiece_model_goes_along(data):
+def test_export_includes_the_sentencepiece_model(data):
     text = [f"w{i} w{j}" for i in range(TYPES) for j in range(TYPES)]
     with (data / "sentencepiece.model").open("wb") as writer:
         sentencepiece.SentencePieceTrainer.train(
@@ -223,7 +223,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_directory_that_is_not_whole_is_refused(damage, data):
+def test_from_pretrained_refuses_a_damaged_directory(damage, data):
     folder = exported(data, build())
     change, message = DAMAGES[damage]
     change(folder)
@@ -232,7 +232,7 @@ def test_a_directory_that_is_not_whole_is_refused(damage, data):
     assert "\n" not in str(error.value)
 
 
-def test_what_does_not_fit_is_not_exported(data, tmp_path):
+def test_export_refuses_what_does_not_fit(data, tmp_path):
     good = checkpoint(tmp_path / "good.pt", build())
 
     def refused(message: str, *, path: Path = good, dest: str = "new") -> None:
@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_not_exported(data, tmp_path):
     refused("there is no dict.txt in")
 
 
-def test_an_empty_destination_is_taken_and_what_a_killed_export_left_goes(data, tmp_path):
+def test_export_fills_an_empty_folder_and_removes_what_a_killed_export_left(data, tmp_path):
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported.partial" / "model.tmp").mkdir(parents=True)
     (tmp_path / "exported.partial" / "model.tmp" / "model.safetensors").write_bytes(b"half")
@@ -275,9 +275,7 @@ def test_an_empty_destination_is_taken_and_what_a_killed_export_left_goes(data, 
     assert not (tmp_path / "exported.partial").exists()
 
 
-def test_a_trained_model_is_scored_from_its_directory_as_from_its_checkpoint(
-    documents, trained, tmp_path, capsys, monkeypatch
-):
+def test_infformer_eval_scores_an_exported_model_as_its_checkpoint(documents, trained, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "exported"
     export.main([str(documents), "--path", str(trained[0]), "--dest", str(folder)])
     assert "parameters, 72 types" in capsys.readouterr().out
@@ -291,7 +289,7 @@ def test_a_trained_model_is_scored_from_its_directory_as_from_its_checkpoint(
     assert found[0] == found[1]
 
 
-def test_a_directory_is_not_scored_on_data_of_another_dictionary(documents, data, monkeypatch):
+def test_infformer_eval_refuses_data_of_another_dictionary(documents, data, monkeypatch):
     folder = exported(data, build())
     monkeypatch.setattr("sys.argv", ["infformer-eval", str(documents), "--path", str(folder), "--cpu"])
     with pytest.raises(InputError, match=r"prepare\.sh --dict"):
@@ -299,7 +297,7 @@ def test_a_directory_is_not_scored_on_data_of_another_dictionary(documents, data
 
 
 @pytest.mark.parametrize("settings", [{}, ADAPTIVE])
-def test_the_example_of_the_readme_runs(settings, data, monkeypatch, capsys):
+def test_readme_example_of_an_exported_model_runs(settings, data, monkeypatch, capsys):
     model = build(**settings)
     exported(data, model)
     monkeypatch.chdir(data.parent)

@@ -86,7 +86,7 @@ def model(request, contraction, position_encoding) -> Any:
     return build(ltm_sampling=request.param, **settings).train()
 
 
-def test_a_row_sees_nothing_of_another_to_the_bit(model):
+def test_rows_are_independent_to_the_bit(model):
     stream = random_stream()
     before = read(model, stream)
     tokens = stream.tokens.clone()
@@ -97,7 +97,7 @@ def test_a_row_sees_nothing_of_another_to_the_bit(model):
     assert not torch.equal(before[0][-1][2], after[0][-1][2])
 
 
-def test_a_reset_leaves_the_other_rows_alone_to_the_bit(model):
+def test_reset_leaves_other_rows_unchanged_to_the_bit(model):
     stream = random_stream()
     before = read(model, stream)
     reset = stream.reset.copy()
@@ -111,7 +111,7 @@ def test_a_reset_leaves_the_other_rows_alone_to_the_bit(model):
     ] * 2
 
 
-def test_what_stands_in_the_places_of_pads_changes_nothing_to_the_bit(model):
+def test_pads_change_nothing_to_the_bit(model):
     stream = random_stream()
     tokens = stream.tokens.clone()
     tokens[torch.arange(WIDTH) >= torch.from_numpy(stream.lengths)[:, :, None]] = 1
@@ -121,7 +121,7 @@ def test_what_stands_in_the_places_of_pads_changes_nothing_to_the_bit(model):
         unchanged(before, after, row, stream.lengths)
 
 
-def test_nothing_sees_the_future_to_the_bit(model):
+def test_logits_and_states_are_causal_to_the_bit(model):
     stream = random_stream()
     before = read(model, stream)
     tokens = stream.tokens.clone()
@@ -181,7 +181,7 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-def test_a_day_of_streaming_loses_nothing(tmp_path):
+def test_streaming_for_3000_segments_loses_nothing(tmp_path):
     """3,000 segments of 0 to 6 tokens in 4 rows, with documents that end anywhere and restarts from what was saved.
 
     The first row's document never ends. Every 250 segments a row is compared with the oracle, at the end all.

@@ -24,7 +24,7 @@ def empty(batch: int, width: int) -> ShortTermMemory:
     return ShortTermMemory.empty(batch, width, DIM, torch.zeros(1))
 
 
-def test_the_empty_memory_takes_after_its_model():
+def test_empty_has_the_width_and_dtype_of_its_model():
     memory = ShortTermMemory.empty(2, 4, DIM, torch.zeros(1, dtype=torch.bfloat16))
     assert memory.hidden.dtype == torch.bfloat16
     assert memory.hidden.shape == (2, 4, DIM)
@@ -32,7 +32,7 @@ def test_the_empty_memory_takes_after_its_model():
 
 
 @pytest.mark.parametrize("width", [0, 1, 4, 7, 30])
-def test_a_stream_of_segments(width):
+def test_append_and_split_keep_every_vector_once_in_order(width):
     """Segments of changing and ragged lengths; whatever a row has seen is kept or has left, in order, once."""
     torch.manual_seed(0)
     memory = empty(3, width)
@@ -52,7 +52,7 @@ def test_a_stream_of_segments(width):
     assert memory.hidden.shape == (3, width, DIM)
 
 
-def test_append_and_split_leave_their_arguments_as_they_were():
+def test_append_and_split_leave_their_arguments_unchanged():
     memory, x = empty(2, 2), torch.randn(2, 3, DIM)
     longer = memory.append(x, torch.tensor([3, 1]))
     before = contents(longer)
@@ -61,7 +61,7 @@ def test_append_and_split_leave_their_arguments_as_they_were():
     assert contents(longer) == before == first(x, [3, 1])
 
 
-def test_reset_empties_its_rows_alone():
+def test_reset_empties_only_its_rows():
     x = torch.randn(2, 3, DIM)
     memory = empty(2, 0).append(x, torch.tensor([3, 2]))
     assert contents(memory.reset(torch.tensor([True, False]))) == [[], first(x, [3, 2])[1]]
@@ -74,7 +74,7 @@ def test_reorder_moves_vectors_and_lengths():
     assert contents(memory.reorder(torch.tensor([2, 0, 0]))) == [expected[2], expected[0], expected[0]]
 
 
-def test_lengths_stay_on_the_cpu_as_integers():
+def test_split_keeps_lengths_on_the_cpu_as_integers():
     memory, _, leaving = empty(2, 1).append(torch.randn(2, 3, DIM), torch.tensor([3, 1])).split(1)
     assert memory.lengths.dtype == leaving.dtype == torch.int64
     assert memory.lengths.device.type == leaving.device.type == "cpu"

@@ -57,7 +57,7 @@ def last(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("work", [write, copy])
 @pytest.mark.parametrize("size", [0, 1000, 100_000, 201_000])
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(folder, work, size):
+def test_write_that_is_killed_leaves_the_previous_checkpoint(folder, work, size):
     assert limited(work, folder, size, deadly=True) == -signal.SIGXFSZ
     assert last(folder).equal(OLD["number"])
     checkpoint_files.open_directory(str(folder))
@@ -66,13 +66,13 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(folder, work
 
 @pytest.mark.parametrize("work", [write, copy])
 @pytest.mark.parametrize("size", [0, 1000, 100_000, 201_000])
-def test_a_write_that_fails_leaves_the_checkpoint_before_and_nothing_else(folder, work, size):
+def test_write_that_fails_leaves_only_the_previous_checkpoint(folder, work, size):
     assert limited(work, folder, size, deadly=False) == 3
     assert last(folder).equal(OLD["number"])
     assert {path.name for path in folder.iterdir()} == {"checkpoint_last.pt", "checkpoint_1_2.pt"}
 
 
-def test_a_crash_is_told_though_its_checkpoint_cannot_be_saved(folder):
+def test_write_of_a_crash_checkpoint_may_fail(folder):
     def crash(folder: Path) -> None:
         checkpoint_utils.torch_persistent_save(NEW, str(folder / "crash.pt"))
 
@@ -81,7 +81,7 @@ def test_a_crash_is_told_though_its_checkpoint_cannot_be_saved(folder):
 
 
 @pytest.mark.parametrize("work", [write, copy])
-def test_a_write_takes_the_place_of_what_a_killed_run_has_left(folder, work):
+def test_write_replaces_what_a_killed_run_has_left(folder, work):
     (folder / "checkpoint_last.pt.tmp").write_bytes(b"half of a checkpoint" * 20_000)
     work(folder)
     assert last(folder).equal(NEW["number"])
@@ -89,7 +89,7 @@ def test_a_write_takes_the_place_of_what_a_killed_run_has_left(folder, work):
 
 
 @pytest.mark.parametrize("work", [write, copy])
-def test_a_kill_before_the_name_is_changed_leaves_the_one_before(folder, work, monkeypatch):
+def test_write_that_is_killed_before_its_rename_leaves_the_previous_checkpoint(folder, work, monkeypatch):
     for name in ("rename", "replace"):
         monkeypatch.setattr(os, name, lambda *names: signal.raise_signal(signal.SIGKILL))
     assert ended(fork(lambda: work(folder))) == -signal.SIGKILL
@@ -112,7 +112,7 @@ def updates(checkpoint: Path) -> int:
     return torch.load(checkpoint)["optimizer_history"][-1]["num_updates"]
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(documents, begun):
+def test_training_ends_in_one_line_on_a_full_disk_and_resumes(documents, begun):
     before = {path.name: path.read_bytes() for path in begun.iterdir()}
 
     def fill() -> None:
@@ -132,7 +132,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(documents, be
     assert needed == pytest.approx((begun / "checkpoint1.pt").stat().st_size, rel=0.02)
 
 
-def test_a_run_killed_while_it_copies_a_checkpoint_goes_on(documents, begun):
+def test_training_killed_while_it_copies_a_checkpoint_resumes(documents, begun):
     """The kill comes when half of checkpoint_last.pt is written."""
 
     def half(source: BinaryIO, target: BinaryIO, *more: object) -> None:
@@ -156,7 +156,7 @@ def test_a_run_killed_while_it_copies_a_checkpoint_goes_on(documents, begun):
     assert not list(begun.glob("*.tmp"))
 
 
-def test_old_checkpoints_are_removed_as_before(documents, tmp_path):
+def test_training_removes_old_checkpoints_as_requested(documents, tmp_path):
     flags = ["--save-interval-updates", 1, "--keep-interval-updates", 2, "--keep-last-epochs", 1, "--max-epoch", 2]
     code, text = run_here(train.cli_main, *arguments(documents, tmp_path, *flags, "--keep-best-checkpoints", 1))
     assert code == 0, text

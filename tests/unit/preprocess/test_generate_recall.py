@@ -51,7 +51,7 @@ def drawn(tmp_path_factory) -> Path:
     return generate(tmp_path_factory.mktemp("recall") / "drawn")
 
 
-def test_what_was_told_is_asked_once_at_the_distances_wanted(drawn):
+def test_facts_are_asked_once_at_the_requested_distances(drawn):
     assert sorted(path.name for path in drawn.iterdir()) == ["recall.json", "test.txt", "train.txt", "valid.txt"]
     assert not drawn.with_name("drawn.partial").exists()
     train = documents_of(drawn, "train")
@@ -67,7 +67,7 @@ def test_what_was_told_is_asked_once_at_the_distances_wanted(drawn):
         assert [asked(words) for words in documents] == distances * 4
 
 
-def test_keys_and_values_are_paired_anew_and_asked_in_any_order(drawn):
+def test_facts_have_new_pairs_and_are_asked_in_any_order(drawn):
     pairs, orders = set(), set()
     for words in documents_of(drawn, "train"):
         keys = [words[place + 1] for place, word in enumerate(words) if word == "<fact>"]
@@ -77,7 +77,7 @@ def test_keys_and_values_are_paired_anew_and_asked_in_any_order(drawn):
     assert len(orders) == 6
 
 
-def test_documents_are_filled_with_stretches_of_the_text(tmp_path):
+def test_documents_are_filled_with_consecutive_text(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / "text" / split).mkdir(parents=True)
         numbers = " ".join(f"{split}{number}" for number in range(50))
@@ -93,7 +93,7 @@ def test_documents_are_filled_with_stretches_of_the_text(tmp_path):
             assert filler == [words[(first + step) % len(words)] for step in range(len(filler))]
 
 
-def test_the_same_arguments_give_the_same_documents_and_others_are_refused(drawn, tmp_path, capsys):
+def test_main_repeats_for_the_same_arguments_and_refuses_others(drawn, tmp_path, capsys):
     again = generate(tmp_path / "again")
     for split in ("train", "valid", "test"):
         assert (again / f"{split}.txt").read_bytes() == (drawn / f"{split}.txt").read_bytes()
@@ -107,7 +107,7 @@ def test_the_same_arguments_give_the_same_documents_and_others_are_refused(drawn
         generate(tmp_path / "again")
 
 
-def test_a_run_that_fails_leaves_nothing_behind(tmp_path):
+def test_main_leaves_nothing_behind_when_it_fails(tmp_path):
     for split, content in (("train", b"some words"), ("valid", b"caf\xe9")):
         (tmp_path / "text" / split).mkdir(parents=True)
         (tmp_path / "text" / split / "a.txt").write_bytes(content)
@@ -126,14 +126,14 @@ def test_a_run_that_fails_leaves_nothing_behind(tmp_path):
         (["--text", ROOT / "preprocess"], "train is no folder with files"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, message, tmp_path):
+def test_main_refuses_wrong_arguments(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message) as refused:
         generate(tmp_path / "made", *arguments)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "made").exists()
 
 
-def test_a_mistake_is_told_in_one_line(tmp_path):
+def test_errors_are_reported_in_one_line(tmp_path):
     wrong = ["--dest", tmp_path / "no", "--documents", 0]
     done = run_forked("preprocess/generate_recall.py", *wrong, check=False)
     assert done.returncode == 1

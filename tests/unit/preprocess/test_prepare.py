@@ -15,7 +15,7 @@ WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def test_counts_and_ids_at_word_level(tmp_path: Path) -> None:
+def test_word_level_counts_and_numbers_words(tmp_path: Path) -> None:
     run(write(tmp_path / "raw", train=TRAIN, valid=VALID + "unseen words\n", test=VALID), tmp_path / "out")
     found = stats(tmp_path / "out")
     assert found["level"] == "word" and found["documents_rule"] is None
@@ -38,7 +38,7 @@ def test_counts_and_ids_at_word_level(tmp_path: Path) -> None:
     assert lines_of(tmp_path / "out", "valid")[1] == [dictionary.unk(), dictionary.unk(), dictionary.eos()]
 
 
-def test_the_same_as_fairseq_preprocess_with_any_number_of_workers(tmp_path: Path) -> None:
+def test_word_level_equals_fairseq_preprocess_with_any_number_of_workers(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     words = np.array(["a", "bé", "日本", "<unk>", "\n", "\n \n", "d😀"])
     raw = write(tmp_path / "raw", train=" ".join(rng.choice(words, 5000)) + "\n", valid="a a\n")
@@ -62,7 +62,7 @@ def test_vocab_size_keeps_the_most_frequent_words(tmp_path: Path) -> None:
     assert stats(tmp_path / "out")["dictionary"]["types"] == 4
 
 
-def test_only_lf_ends_a_line_and_crlf_becomes_lf(tmp_path: Path) -> None:
+def test_lines_end_at_lf_and_crlf_only(tmp_path: Path) -> None:
     train = "\ufeffa\r\nb\nc\u2028d\x85e\x0cf\rg\r\n\r\nh".encode()
     run(write(tmp_path / "raw", train=train, valid="a"), tmp_path / "out")
     assert documents_of(tmp_path / "out", "train") == ["a\nb\nc d e f g\n\nh\n"]
@@ -77,7 +77,7 @@ def test_only_lf_ends_a_line_and_crlf_becomes_lf(tmp_path: Path) -> None:
     }
 
 
-def test_a_byte_order_mark_goes_where_files_were_joined(tmp_path: Path) -> None:
+def test_byte_order_marks_are_removed_where_files_were_joined(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train="\ufeffa b\n\ufeffa b\nc \ufeff d\n", valid="a")
     run(raw, tmp_path / "out")
     assert documents_of(tmp_path / "out", "train") == ["a b\na b\nc \ufeff d\n"]  # WikiText-2 has some as words
@@ -85,7 +85,7 @@ def test_a_byte_order_mark_goes_where_files_were_joined(tmp_path: Path) -> None:
     refused("starts with a byte order mark", raw, tmp_path / "more", "--dict", tmp_path / "dict.txt")
 
 
-def test_a_dictionary_can_be_used_again(tmp_path: Path) -> None:
+def test_dict_reuses_a_dictionary(tmp_path: Path) -> None:
     run(write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out")
     other = write(tmp_path / "other", train="the bird sat\n", valid="sat\n")
     run(other, tmp_path / "more", "--dict", tmp_path / "out" / "dict.txt")
@@ -93,7 +93,7 @@ def test_a_dictionary_can_be_used_again(tmp_path: Path) -> None:
     assert stats(tmp_path / "more")["splits"]["train"]["unknown"] == 1
 
 
-def test_a_word_that_fairseq_reserves_is_refused(tmp_path: Path) -> None:
+def test_words_that_fairseq_reserves_are_refused(tmp_path: Path) -> None:
     refused("has the word <pad>", write(tmp_path / "raw", train="a <pad> b\n", valid="a\n"), tmp_path / "out")
 
 
@@ -112,7 +112,7 @@ def test_wikitext_2_has_its_published_counts(tmp_path: Path) -> None:
 # ---- documents ------------------------------------------------------------------------------------------------------
 
 
-def test_wikitext_articles(tmp_path: Path) -> None:
+def test_documents_wikitext_starts_one_at_each_title(tmp_path: Path) -> None:
     articles = [
         " \n = First = \n \n text = \n \n = = Section = = \n \n = not a title = \n = 1 = 1 = \n \n",
         " = Second = = \n \n",  # not a title either: one "=" before, two behind
@@ -126,7 +126,7 @@ def test_wikitext_articles(tmp_path: Path) -> None:
     assert documents_of(tmp_path / "out", "valid") == ["text\n\n", "= First =\n\n", "= Third =\n"]
 
 
-def test_documents_between_blank_lines(tmp_path: Path) -> None:
+def test_documents_blank_line_starts_one_after_each_blank_line(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train="\n \na\nb\n\n\nc\n \t \nd e\n\n", valid="a")
     run(raw, tmp_path / "out", "--documents", "blank-line")
     assert documents_of(tmp_path / "out", "train") == ["\n\na\nb\n\n\n", "c\n\n", "d e\n\n"]
@@ -137,14 +137,14 @@ def test_documents_between_blank_lines(tmp_path: Path) -> None:
     assert np.load(tmp_path / "without" / "train.documents.npy").tolist() == [0]
 
 
-def test_characters_without_width_are_blank(tmp_path: Path) -> None:
+def test_documents_blank_line_counts_characters_without_width_as_blank(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train="a\n\u200b\nb\u200d c\n \ufeff\u2060\xad \u3000\nd\n", valid="a")
     run(raw, tmp_path / "out", "--documents", "blank-line")
     assert documents_of(tmp_path / "out", "train") == ["a\n\u200b\n", "b\u200d c\n\ufeff\u2060\xad\n", "d\n"]
 
 
 @pytest.mark.parametrize("level", ["word", "sentencepiece"])
-def test_documents_end_at_the_end_of_text(tmp_path: Path, level: str) -> None:
+def test_documents_endoftext_ends_one_at_each_mark(tmp_path: Path, level: str) -> None:
     end = "<|endoftext|>\n"
     train = f"{end}a b\r\n\nc\n{end}{end.replace(chr(10), chr(13) + chr(10))}d\n{end}\n{end}e f\n{end}"
     raw = write(tmp_path / "raw", train=train, valid=f"a\n{end}b")
@@ -160,13 +160,13 @@ def test_documents_end_at_the_end_of_text(tmp_path: Path, level: str) -> None:
     assert counts == plain | {"documents": 4}
 
 
-def test_a_document_in_each_file(tmp_path: Path) -> None:
+def test_documents_file_makes_one_of_each_file(tmp_path: Path) -> None:
     train = {"0": "", "b.md": "b\n\nb", "a.md": "\na\n", "c": "", "d": "d\r\n", "e": "", ".hidden": b"\xff"}
     run(write(tmp_path / "raw", train=train, valid={"a": "a"}), tmp_path / "out", "--documents", "file")
     assert documents_of(tmp_path / "out", "train") == ["\na\n", "b\n\nb\n", "d\n"]
 
 
-def test_rules_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_documents_refuses_a_rule_that_does_not_fit(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
     refused("no line ' = Title = '", raw, tmp_path / "out", "--documents", "wikitext")
     refused("needs folders, train is the file", raw, tmp_path / "out", "--documents", "file")
@@ -195,7 +195,7 @@ def prose(seed: int, lines: int = 300) -> list[str]:
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
-def test_pieces_decode_to_the_text(tmp_path: Path, model_type: str) -> None:
+def test_sentencepiece_level_decodes_to_the_text(tmp_path: Path, model_type: str) -> None:
     train, valid = [*prose(1), *ODD], [*prose(2, 5), *ODD, "the end"]
     raw = write(tmp_path / "raw", train="\n".join(train) + "\n", valid="\n".join(valid) + "\n")
     options = ("--vocab-size", 320, "--documents", "blank-line", "--model-type", model_type)
@@ -223,7 +223,7 @@ def test_pieces_decode_to_the_text(tmp_path: Path, model_type: str) -> None:
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_model_can_be_used_again(tmp_path: Path) -> None:
+def test_sentencepiece_model_reuses_a_model(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train="\n".join(prose(1)), valid="\n".join(prose(2, 5)))
     run(raw, tmp_path / "out", "--vocab-size", 300, level="sentencepiece")
     model, dictionary = tmp_path / "out" / "sentencepiece.model", tmp_path / "out" / "dict.txt"
@@ -247,7 +247,7 @@ def test_a_model_can_be_used_again(tmp_path: Path) -> None:
     refused("lacks 29. of the 300 pieces", other, tmp_path / "d", *options, level="sentencepiece")
 
 
-def test_a_vocabulary_that_does_not_fit_the_text_is_refused(tmp_path: Path) -> None:
+def test_vocab_size_refuses_what_the_text_cannot_fill(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train="\n".join(prose(1)), valid=VALID)
     refused("too large .* at most [0-9]+", raw, tmp_path / "out", "--vocab-size", 5000, level="sentencepiece")
     refused("too small .* at least [0-9]+", raw, tmp_path / "out", "--vocab-size", 100, level="sentencepiece")
@@ -257,7 +257,7 @@ def test_a_vocabulary_that_does_not_fit_the_text_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
-def test_no_character_loses_a_line(tmp_path: Path, model_type: str) -> None:
+def test_sentencepiece_level_loses_no_line_to_a_character(tmp_path: Path, model_type: str) -> None:
     """sentencepiece skips training lines with U+2585, which it writes for unknown characters."""
     options = ("--vocab-size", 330, "--model-type", model_type)
     for name, sign in (("reserved", "\u2585"), ("plain", "x")):
@@ -270,12 +270,12 @@ def test_no_character_loses_a_line(tmp_path: Path, model_type: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["<unk>\n", "\u2585 <unk>\n"])
-def test_a_text_without_anything_to_learn_is_refused(tmp_path: Path, text: str) -> None:
+def test_sentencepiece_level_refuses_a_text_without_anything_to_learn(tmp_path: Path, text: str) -> None:
     raw = write(tmp_path / "raw", train=text, valid="a")
     refused("nothing but <unk>.* for sentencepiece to learn from", raw, tmp_path / "out", level="sentencepiece")
 
 
-def test_a_model_with_pads_in_its_text_is_refused(tmp_path: Path) -> None:
+def test_sentencepiece_model_refuses_pads_as_text(tmp_path: Path) -> None:
     settings = {"model_prefix": tmp_path / "own", "vocab_size": 330, "byte_fallback": True, "minloglevel": 2}
     for symbols, pad in (("<pad>", -1), ("", 3)):  # as text, and as a sign that no text has
         SentencePieceTrainer.train(
@@ -291,7 +291,7 @@ def test_a_model_with_pads_in_its_text_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["word", "sentencepiece"])
-def test_long_lines(tmp_path: Path, level: str) -> None:
+def test_long_lines_are_prepared_and_learned_from(tmp_path: Path, level: str) -> None:
     train = " ".join(prose(1, 30_000)) + "\n" + "x" * 1_000_000 + "\n"
     options = ("--vocab-size", 340) if level == "sentencepiece" else ()
     run(write(tmp_path / "raw", train=train, valid=VALID), tmp_path / "out", *options, level=level)

@@ -25,7 +25,7 @@ from fairseq_infformer.errors import InputError
 # ---- the raw folder -------------------------------------------------------------------------------------------------
 
 
-def test_splits_are_found_by_name(tmp_path: Path) -> None:
+def test_find_splits_ignores_case_and_other_files(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write(raw / "Wiki.TRAIN.d", b="b\n", a="a")
     (raw / "corpus.Validation.tokens").write_text("a\n")
@@ -48,7 +48,7 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
         (["mytrain.txt", "myvalid.txt", "mytest.txt"], ["train", "valid", "test"]),
     ],
 )
-def test_find_splits_goes_by_words(names: list[str], expected: list[str], tmp_path: Path) -> None:
+def test_find_splits_matches_whole_words_first(names: list[str], expected: list[str], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     found = find_splits(tmp_path)
@@ -56,7 +56,7 @@ def test_find_splits_goes_by_words(names: list[str], expected: list[str], tmp_pa
     assert list(found) == ["train", "valid", "test"][: len(expected)]
 
 
-def test_a_split_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
+def test_raw_follows_links_to_files(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere", train=TRAIN, valid=VALID)
     (tmp_path / "raw").mkdir()
     for file in elsewhere.iterdir():
@@ -68,7 +68,7 @@ def test_a_split_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
 # ---- the destination ------------------------------------------------------------------------------------------------
 
 
-def test_folders_that_are_refused(tmp_path: Path) -> None:
+def test_raw_and_dest_refuse_folders_that_collide(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
     refused("lie in one another", raw, raw)
     refused("lie in one another", raw, raw / "out")
@@ -85,7 +85,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in raw.iterdir()) == ["train.txt", "valid.txt"]
 
 
-def test_a_finished_folder_is_used_again_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_dest_that_is_complete_is_kept_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
     run(raw, out)
     before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.iterdir()}
@@ -106,7 +106,7 @@ def test_a_finished_folder_is_used_again_or_refused(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("reason", [errno.EBUSY, errno.EXDEV], ids=errno.errorcode.get)
-def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(
+def test_dest_that_cannot_be_replaced_is_refused_before_any_work(
     reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mount point is busy; a folder of a container's image is, to rename, on another device."""
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"] and not list(out.iterdir())
 
 
-def test_an_earlier_folder_comes_back_if_a_run_is_killed_when_it_moves_it(tmp_path: Path) -> None:
+def test_dest_comes_back_after_a_kill_while_it_was_moved(tmp_path: Path) -> None:
     raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
     run(raw, out)
     before, place = files(out), Workplace(out, prepare.STAGES)
@@ -139,7 +139,7 @@ def test_an_earlier_folder_comes_back_if_a_run_is_killed_when_it_moves_it(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
-def test_stages(tmp_path: Path) -> None:
+def test_stages_refuse_a_missing_one_and_give_the_same_data_as_one_run(tmp_path: Path) -> None:
     raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
     refused(r"stage 1 \(text\) of .* has not been done", raw, out, "--stage", 2)
     run(raw, out, "--stop-stage", 1)
@@ -183,7 +183,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_run_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.Signals) -> None:
+def test_prepare_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.Signals) -> None:
     """Each run finds what the one before has left, and is stopped one step later."""
     raw, out, options, allowed = place
 
@@ -216,7 +216,7 @@ def test_a_run_stopped_at_any_step_leaves_all_or_nothing(place, number: signal.S
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_killed_at_any_moment_leaves_all_or_nothing(place, workers: int) -> None:
+def test_prepare_killed_at_any_moment_leaves_all_or_nothing(place, workers: int) -> None:
     raw, out, options, allowed = place
     began = time.monotonic()
     assert ended(fork(lambda: run(raw, out.with_name("other"), "--workers", workers))) == 0
@@ -253,7 +253,7 @@ def wait_for_its_workers(out: Path) -> None:
     raise AssertionError("the folder of a killed run stays locked")
 
 
-def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_reports_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
@@ -262,7 +262,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["text"]
 
 
-def test_a_full_disk_is_named_and_cleared(tmp_path: Path) -> None:
+def test_prepare_reports_a_full_disk_and_leaves_nothing_on_it(tmp_path: Path) -> None:
     """No file may grow beyond 1024 bytes, which says the same as a disk that is full."""
     raw = write(tmp_path / "raw", train="a b c d\n" * 1000, valid=VALID)
 
@@ -279,7 +279,7 @@ def test_a_full_disk_is_named_and_cleared(tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
 
 
-def test_two_runs_for_one_folder_do_not_meet(tmp_path: Path) -> None:
+def test_prepare_refuses_a_folder_that_another_process_is_making(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
     place = Workplace(tmp_path / "out", prepare.STAGES)
     with place.opened():
@@ -291,7 +291,7 @@ def test_two_runs_for_one_folder_do_not_meet(tmp_path: Path) -> None:
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 
-def test_the_shell_command(tmp_path: Path) -> None:
+def test_prepare_sh_prepares_and_reports_errors_in_one_line(tmp_path: Path) -> None:
     write(tmp_path / "raw", train=TRAIN, valid=VALID)
     command = [ROOT / "preprocess" / "prepare.sh", "--raw", "raw", "--dest", "data/out", "--level", "word"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

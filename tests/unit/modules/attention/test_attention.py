@@ -48,7 +48,7 @@ def inputs(queries: int, width: int, held: list[int], dim: int = DIM) -> tuple[T
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("queries, width, held", SHAPES)
-def test_values_and_gradients_are_those_of_the_reference(encoding, queries, width, held, dtype, tolerance):
+def test_attention_matches_reference_in_values_and_gradients(encoding, queries, width, held, dtype, tolerance):
     attention, (query, hidden, mask) = build(encoding), inputs(queries, width, held)
     slow = naive.short_attention(query, hidden, held, attention)
     weights = torch.randn_like(slow)
@@ -62,7 +62,7 @@ def test_values_and_gradients_are_those_of_the_reference(encoding, queries, widt
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("held", [[2, 2], [2, 1]])
-def test_gradcheck(encoding, dropout, held):
+def test_attention_passes_gradcheck(encoding, dropout, held):
     dim = 2 * HEADS  # each number is moved by itself
     attention = build(encoding, dropout, dim)
     query, hidden, mask = inputs(3, 2, held, dim)
@@ -75,7 +75,7 @@ def test_gradcheck(encoding, dropout, held):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_errs_by_a_few_roundings(encoding, dtype):
+def test_attention_in_half_precision_errs_by_a_few_roundings(encoding, dtype):
     results = []
     for kind in (torch.float64, dtype):
         query, hidden, mask = inputs(4, 3, [1, 3])
@@ -87,7 +87,7 @@ def test_half_precision_errs_by_a_few_roundings(encoding, dtype):
         assert float(error) < 20 * torch.finfo(dtype).eps
 
 
-def test_no_query_sees_the_future_or_an_empty_place(encoding):
+def test_attention_ignores_the_future_and_empty_slots(encoding):
     attention, (query, hidden, mask) = build(encoding), inputs(4, 3, [1, 3])
     before = attention(query, hidden, mask)
     changed = hidden.detach().clone()
@@ -99,7 +99,7 @@ def test_no_query_sees_the_future_or_an_empty_place(encoding):
 
 
 @pytest.mark.parametrize("places", [1, 500])
-def test_only_distances_count(encoding, places):
+def test_attention_depends_on_distances_only(encoding, places):
     """Empty places before the window move every position and change nothing."""
     attention, (query, hidden, mask) = build(encoding), inputs(4, 3, [1, 3])
     _, before, moved_mask = inputs(4, 3 + places, [1, 3])
@@ -109,14 +109,14 @@ def test_only_distances_count(encoding, places):
     )
 
 
-def test_the_order_of_what_was_read_counts_unless_hidden_states_tell_it(encoding):
+def test_attention_depends_on_order_unless_positions_are_learned(encoding):
     attention, (query, hidden, mask) = build(encoding), inputs(1, 4, [4, 4])
     turned = torch.cat([hidden[:, :4].flip(1), hidden[:, 4:]], dim=1)
     same = torch.allclose(attention(query, turned, mask), attention(query, hidden, mask), atol=1e-3)
     assert same == (encoding == "learned")
 
 
-def test_dropout_keeps_the_mean_and_is_for_training_alone(encoding):
+def test_dropout_keeps_the_mean_and_acts_only_in_training(encoding):
     attention, (query, hidden, mask) = build(encoding, dropout=0.3), inputs(4, 3, [1, 3])
     exact = attention.eval()(query, hidden, mask)
     assert torch.equal(attention(query, hidden, mask), exact)
@@ -135,7 +135,7 @@ def test_dropout_keeps_the_mean_and_is_for_training_alone(encoding):
     assert float(silent) == pytest.approx(0.3 ** (2 * HEADS), abs=0.005)
 
 
-def test_dropout_is_the_same_under_activation_checkpointing(encoding):
+def test_dropout_repeats_under_activation_checkpointing(encoding):
     attention, (query, hidden, mask) = build(encoding, dropout=0.3), inputs(5, 3, [1, 3])
     gradients = []
     for attend in (attention, lambda *x: checkpoint(attention, *x, use_reentrant=False)):
@@ -148,7 +148,7 @@ def test_dropout_is_the_same_under_activation_checkpointing(encoding):
 
 
 @pytest.mark.parametrize("held", [[2, 2], [2, 1]])
-def test_it_compiles_in_one_graph(encoding, held):
+def test_attention_compiles_into_one_graph(encoding, held):
     torch.compiler.reset()
     attention, (query, hidden, mask) = build(encoding), inputs(3, 2, held)
     results = []
@@ -160,29 +160,29 @@ def test_it_compiles_in_one_graph(encoding, held):
 
 
 @pytest.mark.parametrize("num_heads", [0, 5, -2])
-def test_a_number_of_heads_that_cannot_be_is_named(encoding, num_heads):
+def test_heads_must_divide_width(encoding, num_heads):
     with pytest.raises(ValueError, match=f"multiple of num_heads, got 12 and {num_heads}"):
         POSITION_ENCODINGS[encoding](DIM, num_heads)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
-def test_a_dropout_that_cannot_be_is_named(encoding, dropout):
+def test_dropout_must_be_a_probability_below_one(encoding, dropout):
     with pytest.raises(ValueError, match=f"attention dropout must lie in .0, 1., got {dropout}"):
         POSITION_ENCODINGS[encoding](DIM, HEADS, dropout)
 
 
-def test_rotary_positions_need_pairs():
+def test_rotary_needs_an_even_head_width():
     with pytest.raises(ValueError, match="must be even, got 12 / 4"):
         POSITION_ENCODINGS["rope"](DIM, 4)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 6, 8, 10, 12, 16])
-def test_slopes_are_those_of_the_paper(num_heads):
+def test_alibi_slopes_match_reference(num_heads):
     slopes = alibi_slopes(num_heads, torch.zeros(1, dtype=torch.float64)).flatten().tolist()
     assert slopes == pytest.approx(naive.alibi_slopes(num_heads), rel=1e-12)
     assert len(set(slopes)) == num_heads
 
 
-def test_eight_heads_have_the_slopes_of_the_papers_example():
+def test_alibi_slopes_of_eight_heads_are_those_of_the_paper():
     slopes = alibi_slopes(8, torch.zeros(1)).flatten().tolist()
     assert slopes == pytest.approx([2.0**-n for n in range(1, 9)], rel=1e-6)  # exp2 errs by a rounding or two

@@ -14,7 +14,7 @@ from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 
 
 @pytest.mark.parametrize("count, dim", [(1, 4), (7, 4), (7, 5), (7, 1), (3000, 8)])
-def test_encodings_are_those_of_the_distances(count, dim):
+def test_sinusoidal_distances_match_reference(count, dim):
     """From the farthest to the own place, accurate however far that is."""
     fast = sinusoidal_distances(count, dim, torch.zeros(1, dtype=torch.float64))
     slow = torch.stack([naive.encoded_distance(count - 1 - place, dim) for place in range(count)])
@@ -22,7 +22,7 @@ def test_encodings_are_those_of_the_distances(count, dim):
 
 
 @pytest.mark.parametrize("queries, keys", [(1, 1), (3, 3), (2, 5), (1, 4)])
-def test_the_shift_gives_every_key_the_score_of_its_distance(queries, keys):
+def test_relative_shift_gives_each_key_the_score_of_its_distance(queries, keys):
     scores = torch.randn(2, 3, queries, keys + 1)
     shifted = relative_shift(scores)
     assert shifted.shape == (2, 3, queries, keys)
@@ -32,7 +32,7 @@ def test_the_shift_gives_every_key_the_score_of_its_distance(queries, keys):
             assert torch.equal(shifted[:, :, i, j], scores[:, :, i, keys - distance])
 
 
-def test_an_odd_width_works():
+def test_relative_attention_accepts_an_odd_width():
     torch.manual_seed(0)
     attention = RelativeAttention(5, 1).double()
     query, hidden = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 5, 5, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_an_odd_width_works():
 
 
 @pytest.mark.parametrize("held", [[100, 100], [100, 7]])
-def test_nothing_of_the_size_of_the_scores_is_kept_for_the_gradients(held):
+def test_relative_attention_saves_no_scores_for_backward(held):
     heads, queries, width, dim = 4, 150, 100, 8
     attention = RelativeAttention(dim, heads, dropout=0.1)
     hidden = torch.randn(2, width + queries, dim)

@@ -81,7 +81,7 @@ def stream(layer: InfiniteFormerLayer, x: Tensor, sizes: list[int]) -> tuple[Ten
 
 @pytest.mark.parametrize("density", sorted(DENSITIES))
 @pytest.mark.parametrize("held", [[3, 3], [0, 2]])
-def test_values_and_gradients_are_those_of_the_reference(density, held):
+def test_layer_matches_reference_in_values_and_gradients(density, held):
     layer, x = build(density=density), text(length=4).requires_grad_()
     recent, coefficients = text(length=3) - 0.5, text(length=12) / 2
     coefficients.requires_grad_()
@@ -98,7 +98,7 @@ def test_values_and_gradients_are_those_of_the_reference(density, held):
 
 
 @pytest.mark.parametrize("encoding", sorted(POSITION_ENCODINGS))
-def test_every_position_encoding_follows_the_reference(encoding):
+def test_layer_matches_reference_with_every_position_encoding(encoding):
     layer, x, coefficients = build(), text(length=4), text(length=12) / 2
     layer.attention = POSITION_ENCODINGS[encoding](DIM, 3).double()
     state = LayerState(
@@ -112,7 +112,7 @@ def test_every_position_encoding_follows_the_reference(encoding):
 
 
 @pytest.mark.parametrize("contraction", sorted(CONTRACTIONS))
-def test_a_stream_is_the_reference_segment_by_segment(contraction):
+def test_layer_matches_reference_over_a_stream_of_segments(contraction):
     """Short-term memory of 3, segments of 4: what leaves goes to the long-term memory, whole and in order."""
     layer, x = build(stm_length=3, contraction=contraction), text(batch=1, length=16)
     fast, _ = stream(layer, x, [4, 4, 4, 4])
@@ -137,7 +137,7 @@ def test_a_stream_is_the_reference_segment_by_segment(contraction):
 
 @pytest.mark.parametrize("sizes", [[12], [6, 6], [5, 1, 4, 2], [1] * 12])
 @pytest.mark.parametrize("density", [None, "gaussian"])
-def test_chunks_are_the_whole_while_the_short_term_memory_holds_all(sizes, density):
+def test_layer_does_not_depend_on_segment_sizes_while_the_short_term_memory_holds_all(sizes, density):
     layer, x = build(stm_length=12, density=density), text()
     whole, _ = stream(layer, x, [12])
     chunks, _ = stream(layer, x, sizes)
@@ -146,7 +146,7 @@ def test_chunks_are_the_whole_while_the_short_term_memory_holds_all(sizes, densi
 
 @pytest.mark.parametrize("stm_length", [0, 3, 12])
 @pytest.mark.parametrize("place", [0, 4, 11])
-def test_causality(stm_length, place):
+def test_layer_is_causal(stm_length, place):
     layer, x = build(stm_length), text()
     changed = x.clone()
     changed[:, place] += 1
@@ -156,7 +156,7 @@ def test_causality(stm_length, place):
 
 
 @pytest.mark.parametrize("stm_length", [0, 3])
-def test_the_long_term_memory_carries_what_the_short_term_memory_lost(stm_length):
+def test_layer_remembers_what_left_the_short_term_memory(stm_length):
     for density, remembers in (("gaussian", True), (None, False)):
         layer, x = build(stm_length, density), text()
         changed = x.clone()
@@ -166,7 +166,7 @@ def test_the_long_term_memory_carries_what_the_short_term_memory_lost(stm_length
 
 
 @pytest.mark.parametrize("stm_length", [0, 2, 5, 40])
-def test_every_token_is_in_one_place(stm_length):
+def test_advance_keeps_every_token_exactly_once(stm_length):
     layer, x = build(stm_length), text(batch=3)
     state, seen = start(layer, x), torch.zeros(3, dtype=torch.int64)
     for lengths, reset in (
@@ -184,7 +184,7 @@ def test_every_token_is_in_one_place(stm_length):
         seen = seen + torch.tensor(lengths)
 
 
-def test_pads_are_in_no_memory():
+def test_layer_ignores_pads():
     """A row whose segments end early reads on as a row that never had the pads."""
     layer, x = build(), text(batch=2)
     state = start(layer, x)
@@ -196,7 +196,7 @@ def test_pads_are_in_no_memory():
     torch.testing.assert_close(torch.cat([first, second], dim=1), plain[:, 3:], rtol=1e-10, atol=1e-10)
 
 
-def test_rows_are_independent():
+def test_layer_keeps_rows_independent():
     layer, x = build(), text()
     changed = x.clone()
     changed[1] *= -1e4
@@ -204,7 +204,7 @@ def test_rows_are_independent():
     assert torch.equal(after[0], before[0])
 
 
-def test_rows_of_different_pasts_share_a_batch():
+def test_layer_matches_each_row_alone_for_rows_of_different_pasts():
     """Ragged segments and a reset, against each row alone."""
     layer, x = build(), text(batch=3)
     plan = [([4, 2, 4], None), ([3, 4, 1], [False, False, True]), ([4, 4, 4], None)]
@@ -219,7 +219,7 @@ def test_rows_of_different_pasts_share_a_batch():
             torch.testing.assert_close(together[row, :length], output[0], rtol=1e-10, atol=1e-10)
 
 
-def test_reorder_follows_the_rows():
+def test_reorder_permutes_rows():
     layer, x = build(), text(batch=3)
     order = torch.tensor([2, 0, 0])
     _, state = step(layer, x[:, :4], start(layer, x), [4, 2, 3])
@@ -230,7 +230,7 @@ def test_reorder_follows_the_rows():
     assert torch.equal(state.reorder(order).report.density.mean, state.report.density.mean[order])
 
 
-def test_no_gradient_reaches_the_segment_before():
+def test_layer_passes_no_gradient_to_the_previous_segment():
     layer, x = build(), text(length=12)
     first, second = x[:, :8].requires_grad_(), x[:, 8:].clone().requires_grad_()
     _, state = step(layer, first, start(layer, x))
@@ -239,7 +239,7 @@ def test_no_gradient_reaches_the_segment_before():
     assert bool(torch.autograd.grad(output.sum(), second)[0].any())
 
 
-def test_the_read_trains_every_weight_once_there_is_a_memory():
+def test_layer_gives_every_weight_a_gradient_once_a_memory_is_written():
     layer, x = build(), text()
     output, state = stream(layer, x, [8, 4])
     (output.square().sum() + state.report.density.variance.sum()).backward()
@@ -249,7 +249,7 @@ def test_the_read_trains_every_weight_once_there_is_a_memory():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_keeps_the_long_term_memory_in_float32(dtype):
+def test_layer_in_half_precision_keeps_the_long_term_memory_in_float32(dtype):
     layer, x = build().to(dtype), text().to(dtype)
     state = layer.initial_state(x)
     for segment in x.split(4, dim=1):
@@ -261,14 +261,14 @@ def test_half_precision_keeps_the_long_term_memory_in_float32(dtype):
     assert float(error) < 20 * torch.finfo(dtype).eps
 
 
-def test_the_mask_forbids_the_future_and_the_empty_places():
+def test_attention_mask_hides_the_future_and_empty_slots():
     recent = ShortTermMemory(torch.zeros(2, 3, DIM), torch.tensor([3, 1]))
     mask = attention_mask(recent, 2).expand(2, 1, 2, 5)[:, 0].int().tolist()
     assert mask[0] == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
     assert mask[1] == [[1, 1, 0, 0, 1], [1, 1, 0, 0, 0]]
 
 
-def test_bad_arguments_are_named():
+def test_layer_refuses_wrong_arguments():
     with pytest.raises(ValueError, match="stm_length must be 0 or more, got -1"):
         InfiniteFormerLayer(DIM, 2, 8, stm_length=-1)
     with pytest.raises(ValueError, match="multiple of num_heads, got 6 and 4"):

@@ -37,7 +37,7 @@ def same(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_write_compresses_the_windows_of_each_row_s_text(compression):
+def test_write_compresses_each_window_of_a_row(compression):
     """Rows of different odd lengths, whose windows of 3 go on from write to write; the third row begins anew once."""
     memory = build(compression)
     lengths = torch.tensor([[7, 0, 7], [8, 1, 0], [1, 1, 5], [2, 9, 1], [0, 6, 1], [4, 1, 9]])
@@ -55,7 +55,7 @@ def test_write_compresses_the_windows_of_each_row_s_text(compression):
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("parts", [[1] * 14, [2, 12], [4, 0, 5, 1, 4], [13, 1]], ids=str)
-def test_write_in_parts_is_write_at_once(parts, compression):
+def test_write_in_parts_equals_one_write(parts, compression):
     memory, x = build(compression), vectors(2, 14)
     whole = memory.write(memory.initial_state(2), x, torch.tensor([14, 14]))
     state = memory.initial_state(2)
@@ -68,7 +68,7 @@ def test_write_in_parts_is_write_at_once(parts, compression):
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_write_sees_no_pads_and_no_other_rows(compression):
+def test_write_ignores_pads_and_other_rows(compression):
     memory, x, lengths = build(compression), vectors(2, 8), torch.tensor([4, 8])
     state = memory.write(memory.initial_state(2), x, lengths)
     other = x.clone()
@@ -82,7 +82,7 @@ def test_write_sees_no_pads_and_no_other_rows(compression):
     assert emptied.slots.lengths.tolist() == [0, 3] and emptied.waiting.lengths.tolist() == [0, 2]
 
 
-def test_the_state_of_a_row_moves_as_one():
+def test_state_reorders_resets_and_detaches():
     memory = build()
     state = memory.write(memory.initial_state(3), vectors(3, 8), torch.tensor([8, 4, 2]))
     turned = state.reorder(torch.tensor([2, 0, 0]))
@@ -100,7 +100,7 @@ def test_the_state_of_a_row_moves_as_one():
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
-def test_the_convolution_starts_as_the_mean():
+def test_conv_starts_as_the_mean():
     memory, mean = CompressiveMemory(DIM, 5, 3, "conv").double(), build("mean")
     found, expected = memory.compress(vectors(1, 6)), mean.compress(vectors(1, 6))
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)  # its thirds were float32's
@@ -122,7 +122,7 @@ def layer_with(memory: CompressiveMemory, stm_length: int = 4, encoding: str = "
     return InfiniteFormerLayer(DIM, 3, 8, stm_length, memory, position_encoding=encoding).double()
 
 
-def test_the_error_of_reconstruction_is_that_of_the_reference_and_trains_the_compression_alone():
+def test_reconstruction_error_matches_reference_and_trains_only_the_compression():
     memory = build()
     layer, query = layer_with(memory), vectors(2, 4, seed=3).requires_grad_()
     first, second = vectors(2, 4, seed=4).requires_grad_(), vectors(2, 7, seed=5).requires_grad_()
@@ -144,7 +144,7 @@ def test_the_error_of_reconstruction_is_that_of_the_reference_and_trains_the_com
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_a_row_without_anything_compressed_has_no_error_and_a_gradient_of_zero():
+def test_reconstruction_error_is_zero_for_a_row_without_compressed_vectors():
     memory = build()
     layer, query = layer_with(memory), vectors(2, 4)
     for lengths, length in (([0, 3], 5), ([2, 3], 5), ([0, 0], 0)):
@@ -155,7 +155,7 @@ def test_a_row_without_anything_compressed_has_no_error_and_a_gradient_of_zero()
         assert gradient.abs().max() == 0
 
 
-def test_nothing_is_reconstructed_where_nothing_learns_from_it():
+def test_reconstruction_is_skipped_where_nothing_learns_from_it():
     for memory in (build("mean"), build("conv").eval()):
         layer = layer_with(memory)
         state = memory.write(memory.initial_state(2), vectors(2, 5), torch.tensor([5, 5]))
@@ -165,7 +165,7 @@ def test_nothing_is_reconstructed_where_nothing_learns_from_it():
 
 
 @pytest.mark.parametrize("encoding", sorted(POSITION_ENCODINGS))
-def test_a_layer_attends_to_slots_waiting_vectors_short_term_memory_and_segment_at_once(encoding):
+def test_layer_attends_to_slots_waiting_vectors_short_term_memory_and_segment(encoding):
     memory = build("mean")
     layer = layer_with(memory, encoding=encoding)
     slots = ShortTermMemory(vectors(2, 5, seed=1), torch.tensor([2, 0]))
@@ -186,7 +186,7 @@ def test_a_layer_attends_to_slots_waiting_vectors_short_term_memory_and_segment_
     torch.testing.assert_close(found, after + layer.fc2(inner), rtol=1e-10, atol=1e-10)
 
 
-def test_a_stream_remembers_every_token_while_slots_last():
+def test_layer_with_rate_one_equals_a_longer_short_term_memory():
     """With rate 1 nothing is lost: a compressive memory is a longer short-term memory."""
     x = vectors(2, 18)
     outputs = []
@@ -201,7 +201,7 @@ def test_a_stream_remembers_every_token_while_slots_last():
     torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-10)
 
 
-def test_every_token_of_a_stream_is_in_one_place():
+def test_layer_keeps_every_token_exactly_once():
     memory = build("mean", num_slots=20)
     layer, x = layer_with(memory), vectors(2, 30)
     hidden, state, read = layer.attention_norm(x), layer.initial_state(x), 0
@@ -224,6 +224,6 @@ def test_every_token_of_a_stream_is_in_one_place():
         ((5, 3, "min"), "unknown compression 'min'; choose one of conv, mean, max"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_compressive_memory_refuses_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         CompressiveMemory(DIM, *arguments)

@@ -32,16 +32,16 @@ def expected(basis: GaussianBasis, mean: torch.Tensor, variance: torch.Tensor) -
     return torch.stack([naive.expected_basis(density, basis) for density in densities])
 
 
-def test_values_are_the_formula(basis):
+def test_evaluate_matches_the_formula(basis):
     slow = naive.basis_values(basis, line())
     torch.testing.assert_close(basis.evaluate(line()), slow, rtol=1e-10, atol=1e-10)
 
 
-def test_expectation_is_the_integral(basis):
+def test_expected_matches_the_integral(basis):
     torch.testing.assert_close(basis.expected(*pairs()), expected(basis, *pairs()), rtol=1e-10, atol=1e-10)
 
 
-def test_float32_is_close_to_float64(basis):
+def test_basis_in_float32_is_close_to_float64(basis):
     mean, variance = pairs()
     for exact, single in (
         (basis.evaluate(line()), basis.evaluate(line().float())),
@@ -51,7 +51,7 @@ def test_float32_is_close_to_float64(basis):
         torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.max()))
 
 
-def test_every_shape_gets_one_axis_more(basis):
+def test_evaluate_and_expected_append_the_axis_of_functions(basis):
     t = torch.rand(2, 3, 4, dtype=torch.float64)
     assert basis.evaluate(t).shape == basis.expected(t, t).shape == (2, 3, 4, basis.num_basis)
     assert basis.evaluate(t[0, 0, 0]).shape == (basis.num_basis,)
@@ -59,11 +59,11 @@ def test_every_shape_gets_one_axis_more(basis):
     torch.testing.assert_close(basis.evaluate(t)[1, 2, 3], basis.evaluate(t[1, 2, 3]), rtol=1e-12, atol=1e-12)
 
 
-def test_a_density_without_width_reads_a_point(basis):
+def test_expected_without_variance_equals_evaluate(basis):
     torch.testing.assert_close(basis.expected(line(), torch.zeros_like(line())), basis.evaluate(line()))
 
 
-def test_gradients(basis):
+def test_basis_matches_reference_in_gradients(basis):
     mean, variance = (x.requires_grad_() for x in pairs())
     assert torch.autograd.gradcheck(basis.evaluate, line(7).requires_grad_())
     assert torch.autograd.gradcheck(basis.expected, (mean, variance))
@@ -76,21 +76,21 @@ def test_gradients(basis):
 
 
 @pytest.mark.parametrize("cast", CASTS)
-def test_a_cast_never_rounds_the_basis(basis, cast):
+def test_basis_is_not_rounded_by_a_cast(basis, cast):
     model = torch.nn.Sequential(copy.deepcopy(basis), torch.nn.Linear(2, 2))
     cast(model)
     assert model[0].centers.dtype == model[0].scales.dtype == torch.float32
     assert torch.equal(model[0].evaluate(line().float()), basis.evaluate(line().float()))
 
 
-def test_a_checkpoint_of_the_same_basis_loads(basis):
+def test_load_state_dict_accepts_the_same_basis(basis):
     fresh = GaussianBasis(basis.num_basis, basis.widths)
     assert fresh.load_state_dict(basis.state_dict()).missing_keys == []
     assert torch.equal(fresh.evaluate(line()), basis.evaluate(line()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_checkpoint_that_was_rounded_does_not_round_the_basis(dtype):
+def test_load_state_dict_of_rounded_values_does_not_round_the_basis(dtype):
     fresh, basis = GaussianBasis(12, (0.01, 0.2)), GaussianBasis(12, (0.01, 0.2))
     fresh.load_state_dict({name: value.to(dtype) for name, value in basis.state_dict().items()})
     assert torch.equal(fresh.evaluate(line().float()), basis.evaluate(line().float()))
@@ -100,7 +100,7 @@ OTHER_BASES = [(12, (0.05, 0.1)), (14, (0.05, 0.2)), (12, (0.05,)), (12, (0.2, 0
 
 
 @pytest.mark.parametrize("num_basis, widths", OTHER_BASES)
-def test_a_checkpoint_of_another_basis_is_refused(num_basis, widths):
+def test_load_state_dict_refuses_another_basis(num_basis, widths):
     saved = GaussianBasis(num_basis, widths).state_dict()
     message = rf"has {num_basis} functions.* model's has 12 of widths \(0.05, 0.2\)"
     with pytest.raises(ValueError, match=message):
@@ -121,6 +121,6 @@ def test_a_checkpoint_of_another_basis_is_refused(num_basis, widths):
         (8, (float("inf"),), r"widths must be .* got \(inf,\)"),
     ],
 )
-def test_bad_arguments_are_named(num_basis, widths, message):
+def test_basis_refuses_wrong_arguments(num_basis, widths, message):
     with pytest.raises(ValueError, match=message):
         GaussianBasis(num_basis, widths)

@@ -6,7 +6,7 @@ from fairseq_infformer.modules.memories.continuous.coarse_basis import CoarseBas
 
 
 @pytest.mark.parametrize("count, width, fewer", [(256, 0.05, 83), (90, 0.15, 48), (2000, 0.01, 289), (60, 2.0, 32)])
-def test_fewer_functions_are_the_same_functions(count, width, fewer):
+def test_coarse_grid_rebuilds_functions_and_their_derivatives(count, width, fewer):
     """Up to the second derivative, which the gradient of the variance rests on, inside [0, 1] and outside."""
     grid = coarse_grid(count, width)
     assert len(grid.centers) == fewer
@@ -24,7 +24,7 @@ def test_fewer_functions_are_the_same_functions(count, width, fewer):
 
 
 @pytest.mark.parametrize("count, width", [(1, 0.05), (3, 0.5), (256, 0.01), (32, 0.05)])
-def test_functions_that_overlap_little_stay_as_they_are(count, width):
+def test_coarse_grid_keeps_functions_that_overlap_little(count, width):
     grid = coarse_grid(count, width)
     assert grid.resample is None and grid.width == width
     torch.testing.assert_close(grid.centers, torch.linspace(0, 1, count, dtype=torch.float64))
@@ -32,7 +32,7 @@ def test_functions_that_overlap_little_stay_as_they_are(count, width):
 
 @pytest.mark.parametrize("basis", [GaussianBasis(180, (0.02, 0.15)), GaussianBasis(12, (0.05,))])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_signals_of_the_basis_are_signals_of_the_coarse_one(basis, dtype, tolerance):
+def test_coarse_basis_keeps_signals_and_expectations(basis, dtype, tolerance):
     coarse = CoarseBasis(basis).to(torch.bfloat16)  # as a model in half precision does
     torch.manual_seed(0)
     coefficients, t = torch.randn(2, basis.num_basis, 3, dtype=dtype), torch.linspace(0, 1, 50, dtype=dtype)

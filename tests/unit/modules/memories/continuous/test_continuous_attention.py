@@ -38,7 +38,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_values_and_gradients_are_those_of_the_reference(kind, form):
+def test_read_matches_reference_in_values_and_gradients(kind, form):
     attention = build(**kind, **form)
     query, coefficients = inputs()
     context, density = attention(query, coefficients)
@@ -57,7 +57,7 @@ def test_values_and_gradients_are_those_of_the_reference(kind, form):
 
 
 @pytest.mark.parametrize("num_heads", [1, 3])
-def test_mixed_heads_need_not_be_even(num_heads):
+def test_mixed_addressing_accepts_an_odd_number_of_heads(num_heads):
     attention = build(addressing="mixed", num_heads=num_heads)
     context, density = attention(*inputs())
     slow_context, mean, variance = naive.read(*inputs(), attention)
@@ -65,13 +65,13 @@ def test_mixed_heads_need_not_be_even(num_heads):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
-def test_gradcheck(kind):
+def test_read_passes_gradcheck(kind):
     attention = build(**kind)
     query, coefficients = inputs()
     assert torch.autograd.gradcheck(lambda q, b: attention(q, b)[0], (query[:, :2], coefficients))
 
 
-def test_float32_is_close_to_float64(kind):
+def test_read_in_float32_is_close_to_float64(kind):
     exact, _ = build(**kind)(*inputs())
     single, density = build(**kind).float()(*inputs(torch.float32))
     assert single.dtype == density.mean.dtype == density.variance.dtype == torch.float32
@@ -79,7 +79,7 @@ def test_float32_is_close_to_float64(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_half_precision_model_reads_in_float32(kind, dtype):
+def test_read_in_half_precision_computes_in_float32(kind, dtype):
     """Only weights, queries and the output are rounded: the error is that of a few roundings."""
     attention = build(**kind).to(dtype)
     query, coefficients = inputs(torch.float32)
@@ -91,7 +91,7 @@ def test_a_half_precision_model_reads_in_float32(kind, dtype):
     assert float(error) < 20 * torch.finfo(dtype).eps
 
 
-def test_autocast_reads_in_float32(kind):
+def test_read_under_autocast_computes_in_float32(kind):
     attention = build(**kind).float()
     query, coefficients = inputs(torch.float32)
     exact, exact_density = attention(query, coefficients)
@@ -103,7 +103,7 @@ def test_autocast_reads_in_float32(kind):
     assert float(error) < 20 * torch.finfo(torch.bfloat16).eps
 
 
-def test_shapes(kind):
+def test_read_has_the_shape_of_its_query(kind):
     attention = build(**kind)
     for batch, queries in ((1, 1), (3, 5), (2, 0)):
         query = torch.randn(batch, queries, 6, dtype=torch.float64)
@@ -112,27 +112,27 @@ def test_shapes(kind):
         assert density.mean.shape == density.variance.shape == (batch, 2, queries)
 
 
-def test_an_empty_memory_reads_zero(kind):
+def test_read_of_an_empty_memory_is_zero(kind):
     context, density = build(**kind)(inputs()[0], torch.zeros(2, 12, 6, dtype=torch.float64))
     assert not context.any()
     assert bool(density.variance.isfinite().all())
 
 
-def test_half_of_the_heads_start_flat_and_half_as_tiles():
+def test_head_start_makes_half_of_the_heads_flat_and_half_tiles():
     empty = torch.zeros(2, 12, 8)
     _, start = ContinuousAttention(8, 4, BASIS)(torch.zeros(2, 3, 8), empty)
     torch.testing.assert_close(start.mean[0, :, 0], torch.tensor([0.5, 0.25, 0.5, 0.75]))
     torch.testing.assert_close(start.variance[0, :, 0].sqrt(), torch.tensor([0.5, 0.125, 0.5, 0.125]))
 
 
-def test_the_papers_form_starts_flat():
+def test_start_of_the_papers_form_is_flat():
     empty = torch.zeros(2, 12, 6, dtype=torch.float64)
     _, flat = build(min_width=0, head_start=False)(inputs()[0], empty)
     torch.testing.assert_close(flat.mean, torch.full_like(flat.mean, 0.5))
     torch.testing.assert_close(flat.variance, torch.full_like(flat.variance, 2.0).log())
 
 
-def test_by_content_a_query_looks_where_the_memory_is_like_it():
+def test_content_addressing_reads_where_the_signal_resembles_the_query():
     basis = GaussianBasis(64, (0.02,))
     attention = ContinuousAttention(4, 1, basis, addressing="content").double()
     torch.nn.init.eye_(attention.k_proj.weight)
@@ -148,7 +148,7 @@ def test_by_content_a_query_looks_where_the_memory_is_like_it():
 
 
 @pytest.mark.parametrize("num_heads, embed_dim", [(1, 6), (3, 6), (32, 32)])
-def test_the_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
+def test_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
     attention = ContinuousAttention(embed_dim, num_heads, BASIS)
     _, density = attention(torch.zeros(1, 1, embed_dim), torch.zeros(1, 12, embed_dim))
     assert bool(density.mean.isfinite().all() & density.variance.isfinite().all())
@@ -156,14 +156,14 @@ def test_the_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
 
 
 @pytest.mark.parametrize("settings", [{"min_width": 0.6}, {"basis": GaussianBasis(8, (0.6,))}], ids=["floor", "basis"])
-def test_the_start_is_finite_under_a_wide_floor(settings):
+def test_start_is_finite_with_a_wide_floor(settings):
     attention = ContinuousAttention(**({"embed_dim": 6, "num_heads": 2, "basis": BASIS} | settings))
     context, density = attention(*(x.float() for x in inputs()[:1]), torch.zeros(2, attention.basis.num_basis, 6))
     assert all(parameter.isfinite().all() for parameter in attention.parameters())
     assert bool((density.variance > 0.36).all()) and density.variance.isfinite().all() and context.isfinite().all()
 
 
-def test_without_a_floor_attention_that_is_all_on_one_place_stays_finite(kind):
+def test_read_without_a_floor_stays_finite_with_all_attention_on_one_position(kind):
     attention = build(**kind, min_width=0.0).float()
     query, coefficients = inputs(torch.float32)
     coefficients = (10 * coefficients).detach().requires_grad_()
@@ -175,7 +175,7 @@ def test_without_a_floor_attention_that_is_all_on_one_place_stays_finite(kind):
     assert context.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_the_density_never_gets_narrower_than_its_floor(kind):
+def test_min_width_bounds_the_density_from_below(kind):
     attention = build(**kind, min_width=0.1)
     query, coefficients = inputs()
     if attention.variance_offset is not None:
@@ -186,7 +186,7 @@ def test_the_density_never_gets_narrower_than_its_floor(kind):
     assert all(bool(p.grad.isfinite().all()) for p in (query, coefficients, *attention.parameters()))
 
 
-def test_rows_are_independent(kind):
+def test_read_keeps_rows_independent(kind):
     attention, (query, coefficients) = build(**kind), inputs()
     context, _ = attention(query, coefficients)
     poisoned_query, poisoned = query.detach().clone(), coefficients.detach().clone()
@@ -196,7 +196,7 @@ def test_rows_are_independent(kind):
     assert bool(after[1].isnan().any())
 
 
-def test_queries_are_independent(kind):
+def test_read_keeps_queries_independent(kind):
     attention, (query, coefficients) = build(**kind), inputs()
     context, _ = attention(query, coefficients)
     changed = query.detach().clone()
@@ -215,7 +215,7 @@ def fresh_compiler():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["addressing"] != "content"], ids=str)  # mixed has it
-def test_a_compiled_read_is_the_read(kind, fresh_compiler):
+def test_read_compiles_with_the_same_values_and_gradients(kind, fresh_compiler):
     attention = build(**kind)
     compiled = torch.compile(attention, fullgraph=True, dynamic=True)  # once for all numbers of queries
     for queries in (3, 5):
@@ -240,7 +240,7 @@ class ContextOf(torch.nn.Module):
         return self.attention(query, coefficients)[0]
 
 
-def test_an_exported_read_is_the_read(kind, tmp_path):
+def test_read_exports_with_the_same_values(kind, tmp_path):
     attention, (query, coefficients) = build(**kind), inputs()
     context, density = attention(query, coefficients)
     exported, exported_density = torch.export.export(attention, (query, coefficients)).module()(query, coefficients)
@@ -279,6 +279,6 @@ def test_state_dict_round_trip():
         ({"min_width": float("nan")}, "min_width must .* got nan"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message):
+def test_continuous_attention_refuses_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ContinuousAttention(**({"embed_dim": 6, "num_heads": 2, "basis": BASIS} | arguments))

@@ -74,13 +74,13 @@ HISTORIES = [[8], [5], [1], [0], [0, 5], [5, 8], [8, 0, 5], [1, 1, 1], [5, 1, 0,
 
 
 @pytest.mark.parametrize("lengths", HISTORIES)
-def test_coefficients_are_those_of_the_reference(memory, lengths):
+def test_write_matches_reference(memory, lengths):
     state = after(memory, lengths)
     same(state.coefficients[0], plain_after(memory, lengths))
     assert state.num_tokens.tolist() == [sum(lengths)]
 
 
-def test_rows_may_differ_in_everything(memory):
+def test_write_matches_reference_for_rows_of_different_pasts(memory):
     pasts = [[], [5], [8, 3], [8, 3], [4, 4, 4], [2]]
     lengths, reset = [5, 6, 0, 1, 6, 0], [False, False, False, False, True, True]
     states = [after(memory, past) for past in pasts]
@@ -99,7 +99,7 @@ def test_rows_may_differ_in_everything(memory):
         same(alone.coefficients[0], plain)
 
 
-def test_gradients_are_those_of_the_reference(memory):
+def test_write_matches_reference_in_gradients(memory):
     old = after(memory, [5])
     coefficients, x = old.coefficients.requires_grad_(), vectors(1, 6).requires_grad_()
     fast = memory.write(old._replace(coefficients=coefficients), x, lengths=[4]).coefficients[0]
@@ -113,7 +113,7 @@ def test_gradients_are_those_of_the_reference(memory):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_argument_alone_may_ask_for_its_gradient(memory, which):
+def test_write_gives_one_argument_alone_its_gradient(memory, which):
     old, x = after(memory, [5]), vectors(1, 6)
     arguments = [old.coefficients, x]
     together = [argument.clone().requires_grad_() for argument in arguments]
@@ -123,7 +123,7 @@ def test_one_argument_alone_may_ask_for_its_gradient(memory, which):
     assert torch.equal(alone.grad, together[which].grad)
 
 
-def test_the_operator_keeps_what_it_promises_to_torch(memory):
+def test_refit_operator_passes_opcheck(memory):
     """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
     old, x = after(memory, [5]), vectors(1, 6).requires_grad_()
     settings = (list(memory.basis.widths), 10, 0.3, memory.contraction, 0.6, None, "uniform", 0)
@@ -131,7 +131,7 @@ def test_the_operator_keeps_what_it_promises_to_torch(memory):
     torch.library.opcheck(torch.ops.fairseq_infformer.refit, arguments)
 
 
-def test_gradcheck(memory):
+def test_write_passes_gradcheck(memory):
     old = after(memory, [5])
 
     def write(coefficients: Tensor, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def test_gradcheck(memory):
     assert torch.autograd.gradcheck(write, arguments)
 
 
-def test_float32_is_close_to_float64(memory):
+def test_write_in_float32_is_close_to_float64(memory):
     exact, single = empty(memory, 2), memory.initial_state(2, DIM)
     for seed in range(6):
         x = vectors(2, 5, seed)
@@ -151,7 +151,7 @@ def test_float32_is_close_to_float64(memory):
     same(single.coefficients.double() / scale, exact.coefficients / scale, 1e-5)
 
 
-def test_float32_is_close_to_float64_at_the_paper_s_size():
+def test_write_in_float32_is_close_to_float64_at_the_size_of_the_paper():
     """Within 5e-4 of the signal, not 1e-5: neighbours overlap so much that their coefficients cancel."""
     memory = ContinuousMemory(GaussianBasis(512, (0.01, 0.05)), 512)
     exact, single = empty(memory, 1), memory.initial_state(1, DIM)
@@ -177,7 +177,7 @@ def sticky(contraction: str, sampling: str = "sticky", basis: GaussianBasis = BA
 
 
 @pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
-def test_sticky_coefficients_are_those_of_the_reference(contraction, sampling):
+def test_sticky_write_matches_reference(contraction, sampling):
     memory, pasts = sticky(contraction, sampling), [[], [5], [8, 3], [4, 4]]
     lengths, reset = [5, 4, 0, 5], [False, False, False, True]
     states = [after(sticky(contraction, "uniform"), past) for past in pasts]
@@ -207,7 +207,7 @@ def test_sticky_coefficients_are_those_of_the_reference(contraction, sampling):
 
 
 @pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
-def test_sticky_gradcheck(contraction, sampling):
+def test_sticky_write_passes_gradcheck(contraction, sampling):
     memory, old = sticky(contraction, sampling), after(sticky(contraction, "uniform"), [5])
 
     def write(coefficients: Tensor, x: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def test_sticky_gradcheck(contraction, sampling):
 
 @pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
 @pytest.mark.parametrize("density", sorted(DENSITIES))
-def test_what_was_looked_at_keeps_more_of_the_line(contraction, sampling, density):
+def test_sticky_write_keeps_more_of_attended_positions(contraction, sampling, density):
     """A signal of 0 up to .4 and 1 from there, read at .7: nearly all of the samples are 1."""
     memory = ContinuousMemory(GaussianBasis(64, (0.02,)), 256, 1e-4, contraction, sampling=sampling)
     step = (torch.arange(100) >= 40).float()[None, :, None].expand(1, 100, DIM)
@@ -242,7 +242,7 @@ def test_what_was_looked_at_keeps_more_of_the_line(contraction, sampling, densit
 
 @pytest.mark.parametrize("pad", [1e30, float("inf"), float("nan")])
 @pytest.mark.parametrize("lengths", [[3, 3], [3, 5], [0, 5], [0, 0]])
-def test_pads_are_not_written(memory, lengths, pad):
+def test_write_ignores_pads(memory, lengths, pad):
     state = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4])))
     x = vectors(2, 5)
     poisoned = x.clone()
@@ -254,7 +254,7 @@ def test_pads_are_not_written(memory, lengths, pad):
 
 @pytest.mark.parametrize("lengths", [None, [4, 5]])
 @pytest.mark.parametrize("value", [2.0, float("inf"), float("nan")])
-def test_rows_are_independent(memory, lengths, value):
+def test_write_keeps_rows_independent(memory, lengths, value):
     state = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4])))
     x = vectors(2, 5)
     expected = memory.write(state, x, lengths).coefficients[0]
@@ -267,7 +267,7 @@ def test_rows_are_independent(memory, lengths, value):
 
 @pytest.mark.parametrize("reset", [[True, True], [True, False]])
 @pytest.mark.parametrize("old", [1.0, float("inf"), float("nan")])
-def test_a_reset_row_starts_afresh_whatever_it_held(memory, reset, old):
+def test_write_empties_reset_rows_whatever_they_held(memory, reset, old):
     state = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4])))
     coefficients = state.coefficients.clone()
     coefficients[0] = old
@@ -277,7 +277,7 @@ def test_a_reset_row_starts_afresh_whatever_it_held(memory, reset, old):
     assert written.num_tokens.tolist() == [5, 5 if reset[1] else 9]
 
 
-def test_writing_nothing_changes_nothing(memory):
+def test_write_of_no_vectors_changes_nothing(memory):
     state = after(memory, [5, 3])
     for x, lengths in ((vectors(1, 0), None), (vectors(1, 4), [0])):
         assert torch.equal(memory.write(state, x, lengths).coefficients, state.coefficients)
@@ -285,14 +285,14 @@ def test_writing_nothing_changes_nothing(memory):
     assert not memory.write(state, vectors(1, 0), reset=[True]).coefficients.any()
 
 
-def test_a_write_leaves_its_arguments_as_they_were(memory):
+def test_write_leaves_its_arguments_unchanged(memory):
     state, x = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4]))), vectors(2, 5)
     before = [part.clone() for part in (*state, x)]
     memory.write(state, x, lengths=[2, 5], reset=[True, False])
     assert all(torch.equal(a, b) for a, b in zip((*state, x), before))
 
 
-def test_state_operations(memory):
+def test_state_reorders_resets_and_detaches(memory):
     state = ContinuousState(*(torch.cat(parts) for parts in zip(*(after(memory, [n]) for n in (2, 3, 4)))))
     turned = state.reorder(torch.tensor([2, 0, 0]))
     assert turned.num_tokens.tolist() == [4, 2, 2]
@@ -307,7 +307,7 @@ def test_state_operations(memory):
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_not_finite_is_refused_with_its_place(memory, value):
+def test_write_refuses_infinite_and_nan_vectors(memory, value):
     state, x = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4]))), vectors(2, 5)
     x[1, 3, 2] = value
     with pytest.raises(ValueError, match=rf"x must be finite, got {value} in row 1, vector 3, channel 2"):
@@ -321,7 +321,7 @@ def test_what_is_not_finite_is_refused_with_its_place(memory, value):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_half_precision_model_remembers_in_float32(contraction, dtype):
+def test_write_in_half_precision_keeps_float32_coefficients(contraction, dtype):
     memory = ContinuousMemory(GaussianBasis(12, (0.05, 0.2)), 10, contraction=contraction).to(dtype)
     x = vectors(2, 5).to(dtype)
     state = memory.write(memory.write(memory.initial_state(2, DIM), x), x)
@@ -331,7 +331,7 @@ def test_a_half_precision_model_remembers_in_float32(contraction, dtype):
     assert torch.equal(state.coefficients, expected.coefficients)
 
 
-def test_autocast_remembers_in_float32(memory):
+def test_write_under_autocast_keeps_float32_coefficients(memory):
     x = vectors(2, 5).float()
     expected = memory.write(memory.write(memory.initial_state(2, DIM), x), x, lengths=[4, 5])
     with torch.autocast("cpu", torch.bfloat16):
@@ -356,7 +356,7 @@ def test_operators_solved_under_inference_mode_serve_training(memory, no_operato
     assert bool(x.grad.any())
 
 
-def test_no_state_in_the_state_dict(memory):
+def test_state_dict_holds_no_state(memory):
     before = memory.state_dict()
     after(memory, [5, 3])
     assert before.keys() == memory.state_dict().keys() == {"basis.centers", "basis.scales"}
@@ -365,7 +365,7 @@ def test_no_state_in_the_state_dict(memory):
 # ---- Contraction
 
 
-def test_the_fixed_rule_puts_the_past_where_the_paper_says():
+def test_fixed_contraction_moves_the_past_as_the_paper_says():
     memory = ContinuousMemory(GaussianBasis(64, (0.02,)), 256, ridge=1e-4, tau=0.6)
     one, two = torch.full((1, 50, DIM), 1.0), torch.full((1, 50, DIM), 2.0)
     state = memory.write(memory.write(memory.initial_state(1, DIM), one), two)
@@ -395,7 +395,7 @@ def r_squared_by_age(contraction: str, segments: int = 20, length: int = 16) -> 
     return 1 - error / x.square().mean((1, 2))
 
 
-def test_the_proportional_rule_forgets_nothing_for_being_old():
+def test_proportional_contraction_keeps_old_segments_as_well_as_new_ones():
     proportional, fixed = r_squared_by_age("proportional"), r_squared_by_age("fixed")
     assert float(proportional.min()) > 0.85
     assert abs(float(proportional[:10].mean() - proportional[10:].mean())) < 0.03
@@ -403,7 +403,7 @@ def test_the_proportional_rule_forgets_nothing_for_being_old():
     assert float(fixed[-4:].mean()) > 0.95
 
 
-def test_the_share_of_every_token_stays_equal_on_the_grid():
+def test_proportional_contraction_keeps_token_shares_equal_on_its_grid():
     """The shares of 2,000 segments times 2,000: 1 each by the exact rule, 2.5 % off by a grid of 5 %."""
     shares, taus = torch.ones(1, dtype=torch.float64), set()
     for number in range(1, 2000):
@@ -415,12 +415,12 @@ def test_the_share_of_every_token_stays_equal_on_the_grid():
 
 
 @pytest.mark.parametrize("num_tokens, length", [(512, 512), (511, 32), (1, 7), (16 * 33, 33), (100, 8000)])
-def test_the_proportional_rule_is_exact_up_to_16_segments(num_tokens, length):
+def test_proportional_contraction_is_exact_up_to_16_segments(num_tokens, length):
     tau = proportional_contraction(torch.tensor([num_tokens]), torch.tensor([length]), 0.0)
     same(tau, torch.tensor([num_tokens / (num_tokens + length)], dtype=torch.float64), 1e-15)
 
 
-def test_beyond_a_horizon_what_is_older_fades():
+def test_horizon_makes_older_tokens_decay():
     """Up to 8 tokens every one has an equal share, from then on each update is that of τ = 8/(8 + L)."""
     bounded, unbounded = (ContinuousMemory(BASES[0], 10, 0.3, "proportional", horizon=horizon) for horizon in (8, None))
     fixed = ContinuousMemory(BASES[0], 10, 0.3, "fixed", tau=8 / 12)
@@ -436,7 +436,7 @@ def test_beyond_a_horizon_what_is_older_fades():
     assert state.num_tokens.tolist() == [24]
 
 
-def test_beyond_a_horizon_sticky_draws_still_differ():
+def test_horizon_leaves_sticky_samples_different_per_write():
     memory = ContinuousMemory(BASES[0], 10, 0.3, "proportional", sampling="sticky", horizon=8)
     state, x = memory.write(empty(memory, 1), vectors(1, 20)), vectors(1, 5)
     later = state._replace(num_tokens=state.num_tokens + 5)
@@ -460,7 +460,7 @@ def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
         assert len(OPERATORS.solved) <= OPERATORS_KEPT_AT_MOST
 
 
-def test_rows_of_different_ages_find_their_operators_again(no_operators, monkeypatch):
+def test_operators_are_reused_by_rows_of_different_ages(no_operators, monkeypatch):
     """Documents of 40 segments, each row at another place: what the first rows needed serves the others."""
     memory = ContinuousMemory(GaussianBasis(7, (0.1,)), 5, contraction="proportional")
     solved = []
@@ -478,7 +478,7 @@ def test_rows_of_different_ages_find_their_operators_again(no_operators, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["uniform", "sticky", "sticky-quantile"])
-def test_a_compiled_write_is_one_graph_with_the_same_values_and_gradients(contraction, sampling):
+def test_write_compiles_into_one_graph_with_the_same_values_and_gradients(contraction, sampling):
     memory = sticky(contraction, sampling)
     state = ContinuousState(*(torch.cat([part, part]) for part in after(sticky(contraction, "uniform"), [4])))
     gradients = []
@@ -495,7 +495,7 @@ def test_a_compiled_write_is_one_graph_with_the_same_values_and_gradients(contra
 # ---- As one layer's long-term memory
 
 
-def test_the_long_term_memory_joins_memory_and_attention():
+def test_long_term_memory_joins_memory_and_attention():
     torch.manual_seed(0)
     memory = ContinuousMemory(BASES[0], 10)
     attention = ContinuousAttention(DIM, 1, BASES[0])
@@ -537,24 +537,24 @@ def test_the_long_term_memory_joins_memory_and_attention():
         ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform, sticky, sticky-quantile"),
     ],
 )
-def test_bad_settings_are_named(arguments, message):
+def test_continuous_memory_refuses_wrong_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         ContinuousMemory(BASES[0], **arguments)
 
 
-def test_a_state_of_another_basis_is_refused():
+def test_write_refuses_a_state_of_another_basis():
     with pytest.raises(ValueError, match="state has 7 coefficients a channel, the basis 12"):
         ContinuousMemory(BASES[0]).write(empty(ContinuousMemory(BASES[1]), 2), vectors(2, 5))
 
 
-def test_a_memory_that_would_blow_up_is_refused():
+def test_continuous_memory_refuses_too_few_samples():
     basis = GaussianBasis(16, (0.01, 0.05))
     with pytest.raises(ValueError, match=r"16 samples are too few for 16 functions .* use more samples"):
         ContinuousMemory(basis, 16, contraction="proportional")
 
 
 @pytest.mark.parametrize("contraction", ["fixed", "proportional"])
-def test_a_memory_stays_finite_for_a_thousand_updates(contraction):
+def test_write_stays_bounded_for_a_thousand_updates(contraction):
     memory = ContinuousMemory(GaussianBasis(16, (0.01, 0.05)), 64, contraction=contraction)
     state = memory.initial_state(1, 2)
     generator = torch.Generator().manual_seed(0)

@@ -43,13 +43,13 @@ def expected(name: str, mean: torch.Tensor, variance: torch.Tensor, basis: Gauss
     return torch.stack([naive.expected_basis(density, basis) for density in densities])
 
 
-def test_expectation_is_the_integral(name, basis):
+def test_expected_matches_the_integral(name, basis):
     mean, variance = parameters()
     fast = DENSITIES[name](mean, variance).expected(basis)
     torch.testing.assert_close(fast, expected(name, mean, variance, basis), rtol=1e-10, atol=1e-10)
 
 
-def test_the_read_is_the_expectation_times_the_values(name, basis):
+def test_read_equals_expected_times_values(name, basis):
     mean, variance = (x.view(2, 3, 4) for x in parameters())
     torch.manual_seed(0)
     values = torch.randn(2, 3, basis.num_basis, 5, dtype=torch.float64)
@@ -58,14 +58,14 @@ def test_the_read_is_the_expectation_times_the_values(name, basis):
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
 
 
-def test_float32_is_close_to_float64(name, basis):
+def test_expected_in_float32_is_close_to_float64(name, basis):
     exact = DENSITIES[name](*parameters()).expected(basis)
     single = DENSITIES[name](*parameters(torch.float32)).expected(basis)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.max()))
 
 
-def test_gradients(name, basis):
+def test_expected_matches_the_integral_in_gradients(name, basis):
     mean, variance = (x.requires_grad_() for x in parameters())
     torch.manual_seed(0)
     weights = torch.randn(len(mean), basis.num_basis, dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_gradients(name, basis):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
 
 
-def test_gradcheck_of_the_read(name):
+def test_read_passes_gradcheck(name):
     def read(mean, variance, values):
         return DENSITIES[name](mean, variance).read(values, BASES[0])
 
@@ -99,7 +99,7 @@ def test_cdf_is_the_mass_to_the_left(name):
     torch.testing.assert_close(ends, torch.tensor([0.0, 1.0], dtype=torch.float64).expand_as(ends))
 
 
-def test_a_spike_reads_the_signal_at_its_mean(name, basis):
+def test_expected_of_a_narrow_density_is_the_basis_at_its_mean(name, basis):
     mean = torch.tensor([0.002, 0.3, 0.77], dtype=torch.float64)
     variance = torch.full_like(mean, 1e-12).requires_grad_()
     weights = DENSITIES[name](mean, variance).expected(basis)
@@ -109,12 +109,12 @@ def test_a_spike_reads_the_signal_at_its_mean(name, basis):
     assert bool(gradient.isfinite().all())
 
 
-def test_unknown_names_are_told_the_choices():
+def test_find_density_lists_the_choices_for_an_unknown_name():
     with pytest.raises(ValueError, match=r"unknown density 'gauss'; choose one of .*truncated-gaussian"):
         find_density("gauss")
 
 
-def test_a_density_joins_by_its_name(monkeypatch):
+def test_register_density_makes_a_name_usable_once(monkeypatch):
     monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.density.DENSITIES", dict(DENSITIES))
     register_density("another")(DENSITIES["gaussian"])
     attention = ContinuousAttention(4, 2, BASES[0], density="another")
@@ -124,7 +124,7 @@ def test_a_density_joins_by_its_name(monkeypatch):
         register_density("another")(DENSITIES["gaussian"])
 
 
-def test_a_density_may_have_further_parameters(monkeypatch):
+def test_register_density_accepts_further_parameters(monkeypatch):
     """A Gaussian at the mean and one at a place of its own, half and half."""
     monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.density.DENSITIES", dict(DENSITIES))
 

@@ -44,7 +44,7 @@ def plain_read(mean: Tensor, variance: Tensor, values: Tensor, basis: GaussianBa
     return torch.stack(weights).view(*mean.shape, -1) @ values
 
 
-def test_values_and_gradients_are_those_of_the_integral(basis, block):
+def test_gaussian_read_matches_the_integral_in_values_and_gradients(basis, block):
     arguments = inputs(basis)
     fast, slow = kernels.gaussian_read(*arguments, basis), plain_read(*arguments, basis)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
@@ -54,14 +54,14 @@ def test_values_and_gradients_are_those_of_the_integral(basis, block):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
 
 
-def test_gradcheck(block):
+def test_gaussian_read_passes_gradcheck(block):
     mean, variance, values = inputs(BASES[1])
     # Finite differences need a read that is smooth on the length of their step: a floor on the variance.
     arguments = mean[:1, :2, :2], variance[:1, :2, :2] + 0.01, values[:1, :2]
     assert torch.autograd.gradcheck(lambda *x: kernels.gaussian_read(*x, BASES[1]), arguments)
 
 
-def test_float32_is_close_to_float64(basis, block):
+def test_gaussian_read_in_float32_is_close_to_float64(basis, block):
     exact, single = (inputs(basis, dtype) for dtype in (torch.float64, torch.float32))
     outputs = [kernels.gaussian_read(*arguments, basis) for arguments in (exact, single)]
     assert outputs[1].dtype == torch.float32
@@ -71,14 +71,14 @@ def test_float32_is_close_to_float64(basis, block):
         torch.testing.assert_close(b.double(), a, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
 
 
-def test_the_arguments_are_left_as_they_were(basis, block):
+def test_gaussian_read_leaves_its_arguments_unchanged(basis, block):
     arguments = inputs(basis)
     before = [x.detach().clone() for x in arguments]
     kernels.gaussian_read(*arguments, basis).sum().backward()
     assert all(torch.equal(x, y) for x, y in zip(arguments, before))
 
 
-def test_one_argument_alone_may_ask_for_its_gradient(basis):
+def test_gaussian_read_gives_one_argument_alone_its_gradient(basis):
     for which in range(3):
         arguments = [x.detach() for x in inputs(basis)]
         arguments[which].requires_grad_()
@@ -87,7 +87,7 @@ def test_one_argument_alone_may_ask_for_its_gradient(basis):
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_the_operator_keeps_what_it_promises_to_torch(basis, gradients):
+def test_gaussian_read_operator_passes_opcheck(basis, gradients):
     """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
     arguments = [x.detach().flatten(0, 1).requires_grad_(gradients) for x in inputs(basis)]
     counts, widths = zip(*basis.by_width())
@@ -95,7 +95,7 @@ def test_the_operator_keeps_what_it_promises_to_torch(basis, gradients):
     torch.library.opcheck(torch.ops.fairseq_infformer.gaussian_read, (*arguments, centers, counts, widths))
 
 
-def test_no_queries_read_nothing(basis):
+def test_gaussian_read_accepts_no_queries(basis):
     mean, variance, values = inputs(basis)
     read = kernels.gaussian_read(mean[..., :0], variance[..., :0], values, basis)
     assert read.shape == (2, 3, 0, 5)
@@ -103,7 +103,7 @@ def test_no_queries_read_nothing(basis):
     assert not values.grad.any()
 
 
-def test_a_second_derivative_is_refused_instead_of_wrong(basis):
+def test_gaussian_read_refuses_a_second_derivative(basis):
     mean, variance, values = inputs(basis)
     total = kernels.gaussian_read(mean, variance, values, basis).square().sum()
     (gradient,) = torch.autograd.grad(total, mean, create_graph=True)
@@ -111,7 +111,7 @@ def test_a_second_derivative_is_refused_instead_of_wrong(basis):
         gradient.sum().backward()
 
 
-def test_without_triton_one_warning_says_so(monkeypatch, caplog):
+def test_triton_kernels_warn_once_without_triton(monkeypatch, caplog):
     kernels.triton_kernels.cache_clear()
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "fairseq_infformer.modules.memories.continuous.kernels.triton", raising=False)
@@ -122,7 +122,7 @@ def test_without_triton_one_warning_says_so(monkeypatch, caplog):
     kernels.triton_kernels.cache_clear()
 
 
-def test_triton_can_be_switched_off(monkeypatch, caplog):
+def test_triton_kernels_can_be_switched_off(monkeypatch, caplog):
     kernels.triton_kernels.cache_clear()
     monkeypatch.setenv("INFFORMER_TRITON", "0")
     assert kernels.triton_kernels(torch.device("cpu")) is None and not caplog.records

@@ -31,7 +31,7 @@ def agree(fast: Tensor, exact: Tensor) -> None:
 
 # Fewer than a tile, just as many, and tiles that are not full, for each of the three widths of a tile.
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 64, 64, 64), (2, 70, 83, 50), (1, 33, 40, 100), (1, 20, 17, 200)])
-def test_kernels_are_the_plain_sums(shape):
+def test_gaussian_sum_matches_the_cpu_in_values_and_gradients(shape):
     exact = inputs(*shape)
     single = [x.float().to(DEVICE) for x in exact]
     agree(gaussian_sum_triton.gaussian_sum(*single), cpu.gaussian_sum(*exact))
@@ -41,21 +41,21 @@ def test_kernels_are_the_plain_sums(shape):
         agree(a, b)
 
 
-def test_no_queries_read_nothing():
+def test_gaussian_sum_accepts_no_queries():
     mean, variance, values, centers = (x.float().to(DEVICE) for x in inputs(2, 0, 5, 4))
     assert gaussian_sum_triton.gaussian_sum(mean, variance, values, centers).shape == (2, 0, 4)
     _, _, grad = gaussian_sum_triton.gaussian_sum_backward(values[:, :0], mean, variance, values, centers)
     assert not grad.any()
 
 
-def test_strided_arguments_are_read_right():
+def test_gaussian_sum_accepts_strided_arguments():
     mean, variance, values, centers = (x.float().to(DEVICE) for x in inputs(2, 6, 5, 4))
     strided = values.transpose(1, 2).contiguous().transpose(1, 2)
     fast = [gaussian_sum_triton.gaussian_sum(mean, variance, v, centers) for v in (values, strided)]
     assert torch.equal(*fast)
 
 
-def test_the_kernels_are_used_where_they_work():
+def test_triton_kernels_are_used_where_they_work():
     triton_kernels.cache_clear()
     assert triton_kernels(torch.device(DEVICE)) is gaussian_sum_triton
 
@@ -74,7 +74,7 @@ for kernel in (kernels._forward, kernels._backward_queries, kernels._backward_va
 """
 
 
-def test_the_kernels_compile_for_a_gpu(tmp_path):
+def test_kernels_compile_for_a_gpu(tmp_path):
     """The interpreter takes programs that the compiler refuses; to compile needs no GPU."""
     settings = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", COMPILE]

@@ -60,7 +60,7 @@ def stream_is_finite(memory: ContinuousMemory) -> None:
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-def test_states_outputs_and_gradients_stay_finite(widths):
+def test_write_and_read_stay_finite_in_values_and_gradients(widths):
     """N = 32 functions, under the λ of the paper and the least."""
     accepted = 0
     for num_samples, sampling, contraction in MEMORIES:
@@ -97,7 +97,7 @@ def largest_eigenvalue(settings: tuple, ridge: float) -> float:
 
 
 @pytest.mark.parametrize("settings", UNSTABLE, ids=str)
-def test_an_update_under_which_the_memory_would_grow_takes_a_larger_ridge(settings):
+def test_ridge_used_is_larger_where_the_memory_would_grow(settings):
     asked, taken = settings[0].ridge, ridge_used(*settings)
     assert taken > asked
     assert largest_eigenvalue(settings, asked) > 1.5
@@ -108,11 +108,11 @@ def test_an_update_under_which_the_memory_would_grow_takes_a_larger_ridge(settin
 @pytest.mark.parametrize("length", [16, 64, 512])
 @pytest.mark.parametrize("tau", [0.5, 0.75, 0.9, 0.99])
 @pytest.mark.parametrize("num_basis", [64, 150])
-def test_the_ridge_is_the_one_asked_for_where_nothing_grows(num_basis, tau, length):
+def test_ridge_used_is_the_requested_one_where_nothing_grows(num_basis, tau, length):
     assert ridge_used(Regression(num_basis, (0.01, 0.05), num_basis, 1.0), Step(tau, length)) == 1.0
 
 
-def test_short_segments_do_not_blow_a_memory_up():
+def test_write_of_short_segments_stays_bounded():
     """With the λ that is asked for, what three new vectors leave undetermined grows fourfold with every update."""
     memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, tau=0.9)
     state, largest = memory.initial_state(1, DIM), []
@@ -130,12 +130,12 @@ def test_short_segments_do_not_blow_a_memory_up():
     ],
     ids=str,
 )
-def test_an_update_that_comes_again_for_good_lets_nothing_grow(settings):
+def test_ridge_used_lets_nothing_grow_in_a_repeated_update(settings):
     assert 1.03 < largest_eigenvalue(settings, ridge_used(*settings)) < 1.1, "a few times that is no harm"
     assert largest_eigenvalue(settings, ridge_used(settings[0], settings[1]._replace(repeated=True))) <= 1
 
 
-def test_vectors_written_one_by_one_do_not_blow_a_memory_up():
+def test_write_of_single_vectors_stays_bounded():
     memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, tau=0.85)
     state, largest = memory.initial_state(1, DIM), []
     for number in range(1000):
@@ -146,7 +146,7 @@ def test_vectors_written_one_by_one_do_not_blow_a_memory_up():
 
 @pytest.mark.parametrize("contraction", ["fixed", "proportional"])
 @pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
-def test_sticky_samples_of_what_is_large_do_not_blow_a_memory_up(sampling, contraction):
+def test_sticky_write_stays_bounded_with_attention_on_large_values(sampling, contraction):
     """Attention by content looks where the signal is large, and samples gather there, where the refit overshoots."""
     torch.manual_seed(1)
     memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, contraction=contraction, sampling=sampling)
@@ -161,7 +161,7 @@ def test_sticky_samples_of_what_is_large_do_not_blow_a_memory_up(sampling, contr
             assert float(signal.norm(dim=1).max()) < 2 * float(state.largest)
 
 
-def test_operators_of_the_least_ridge_are_exact_enough():
+def test_refit_operators_of_the_least_ridge_match_least_squares():
     """G X of the first write against least squares, which never forms the normal equations."""
     basis = GaussianBasis(32, (0.05, 0.2))
     regression, step = Regression(32, basis.widths, 64, LEAST_RIDGE), Step(0.0, 20)
@@ -175,6 +175,6 @@ def test_operators_of_the_least_ridge_are_exact_enough():
 
 
 @pytest.mark.parametrize("ridge", [1e-9, 1e-300])
-def test_a_ridge_next_to_nothing_is_refused(ridge):
+def test_continuous_memory_refuses_a_ridge_below_the_least(ridge):
     with pytest.raises(ValueError, match=f"ridge must be at least 1e-08, got {ridge}"):
         ContinuousMemory(GaussianBasis(32, (0.05,)), 64, ridge)

@@ -13,7 +13,7 @@ def scalar(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def test_the_quadrature_is_exact_for_polynomials_up_to_degree_39():
+def test_gauss_legendre_is_exact_for_polynomials_up_to_degree_39():
     nodes, weights = naive.gauss_legendre()
     for degree in (0, 1, 7, 38, 39):
         assert float(weights @ nodes**degree) == pytest.approx(1 / (degree + 1), rel=1e-12)
@@ -21,7 +21,7 @@ def test_the_quadrature_is_exact_for_polynomials_up_to_degree_39():
 
 @pytest.mark.parametrize("sigma", [0.003, 0.05, 0.8])
 @pytest.mark.parametrize("mean", [0.0, 0.3, 1.0])
-def test_masses_of_the_gaussians(mean, sigma):
+def test_density_mass_of_gaussians_matches_the_closed_form(mean, sigma):
     inside = (math.erf((1 - mean) / sigma / math.sqrt(2)) + math.erf(mean / sigma / math.sqrt(2))) / 2
     masses = {"gaussian": inside, "renormalized-gaussian": 1.0, "truncated-gaussian": 1.0}
     for name, mass in masses.items():
@@ -30,7 +30,7 @@ def test_masses_of_the_gaussians(mean, sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.05, 0.8])
-def test_kl_has_the_closed_form_of_the_paper(sigma):
+def test_kl_matches_the_closed_form_of_the_paper(sigma):
     ratio = (sigma / 0.05) ** 2
     measured = float(naive.kl(scalar(0.7), scalar(sigma**2), 0.05))
     assert measured == pytest.approx((ratio - math.log(ratio) - 1) / 2, rel=1e-11, abs=1e-12)
@@ -43,7 +43,7 @@ def test_ridge_regression_solves_the_normal_equations():
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
 
 
-def test_a_gaussian_far_inside_reads_a_wider_gaussian():
+def test_expected_basis_of_a_gaussian_is_a_wider_gaussian():
     basis = GaussianBasis(9, (0.05,))
     weights = naive.expected_basis(naive.gaussian(scalar(0.4), scalar(0.03**2)), basis)
     peak = 1 / math.sqrt(2 * math.pi * (0.03**2 + 0.05**2))

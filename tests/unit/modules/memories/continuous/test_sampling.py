@@ -32,7 +32,7 @@ def at(place: float, sigma: float = 0.001):
 
 
 @pytest.mark.parametrize("name", sorted(DENSITIES))
-def test_the_histogram_is_that_of_the_reference(name):
+def test_attention_histogram_matches_reference(name):
     looked, queries = density(name), torch.tensor([3, 2])
     fast = attention_histogram(looked, queries, num_bins=7)
     for row, count in enumerate(queries.tolist()):
@@ -41,14 +41,14 @@ def test_the_histogram_is_that_of_the_reference(name):
         torch.testing.assert_close(fast[row], torch.tensor(slow, dtype=torch.float64), rtol=1e-10, atol=1e-10)
 
 
-def test_chunks_of_queries_add_up(monkeypatch):
+def test_attention_histogram_does_not_depend_on_chunks(monkeypatch):
     looked = density(queries=50)
     whole = attention_histogram(looked)
     monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.sampling.CHUNK_ELEMENTS", 1000)
     torch.testing.assert_close(attention_histogram(looked), whole, rtol=1e-12, atol=1e-12)
 
 
-def test_queries_that_are_no_text_do_not_count():
+def test_attention_histogram_ignores_pads():
     looked = density()
     mean = looked.mean.clone()
     mean[1, :, 2:] = 0.9
@@ -58,14 +58,14 @@ def test_queries_that_are_no_text_do_not_count():
 
 
 @pytest.mark.parametrize("outside", [-3.0, 4.0])
-def test_attention_that_is_all_elsewhere_leaves_an_even_histogram(outside):
+def test_attention_histogram_without_attention_inside_is_uniform(outside):
     assert torch.equal(attention_histogram(at(outside)), torch.full((1, 128), 1 / 128, dtype=torch.float64))
     assert torch.equal(
         attention_histogram(at(0.5), torch.tensor([0])), torch.full((1, 128), 1 / 128, dtype=torch.float64)
     )
 
 
-def test_a_float32_density_gives_the_same_histogram():
+def test_attention_histogram_in_float32_is_close_to_float64():
     looked = density(queries=100)
     single = DENSITIES["gaussian"](looked.mean.float(), looked.variance.float())
     torch.testing.assert_close(attention_histogram(single), attention_histogram(looked), rtol=1e-4, atol=1e-6)
@@ -74,7 +74,7 @@ def test_a_float32_density_gives_the_same_histogram():
 # ---- Positions
 
 
-def test_quantiles_are_those_of_the_reference():
+def test_sample_positions_match_reference_quantiles():
     histogram = torch.tensor([[0.1, 0.0, 0.4, 0.5], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
     positions = sample_positions(histogram, 9, "sticky-quantile", torch.zeros(3, dtype=torch.int64))
     for row in range(3):
@@ -82,7 +82,7 @@ def test_quantiles_are_those_of_the_reference():
         torch.testing.assert_close(positions[row], torch.tensor(slow, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
-def test_an_even_histogram_gives_even_quantiles():
+def test_sample_positions_of_a_uniform_histogram_are_even():
     even = torch.full((1, 128), 1 / 128, dtype=torch.float64)
     positions = sample_positions(even, 50, "sticky-quantile", torch.zeros(1, dtype=torch.int64))
     expected = (torch.arange(50, dtype=torch.float64)[None] + 0.5) / 50
@@ -91,7 +91,7 @@ def test_an_even_histogram_gives_even_quantiles():
 
 @pytest.mark.parametrize("sampling", ["sticky", "sticky-quantile"])
 @pytest.mark.parametrize("place", [0.0, 0.31, 0.5, 1.0])
-def test_samples_lie_where_attention_looked_and_differ_inside_a_bin(sampling, place):
+def test_sample_positions_follow_attention_and_differ_within_a_bin(sampling, place):
     positions = sample_positions(attention_histogram(at(place)), 512, sampling, torch.tensor([7]))
     assert positions.shape == (1, 512)
     assert bool((positions.diff() >= 0).all())
@@ -99,7 +99,7 @@ def test_samples_lie_where_attention_looked_and_differ_inside_a_bin(sampling, pl
     assert len(positions.unique()) > 500
 
 
-def test_sticky_draws_follow_the_histogram():
+def test_sample_positions_are_distributed_as_the_histogram():
     """Counts of 16 bins from 20,000 draws: chi-squared with 15 degrees of freedom is under 45 in 9,999 of 10,000."""
     histogram = attention_histogram(density(rows=1), num_bins=16)
     positions = sample_positions(histogram, 20_000, "sticky", torch.tensor([512]))
@@ -108,7 +108,7 @@ def test_sticky_draws_follow_the_histogram():
     assert float(((counts - expected).square() / expected).sum()) < 45
 
 
-def test_rows_draw_alone_and_the_same_again():
+def test_sample_positions_are_independent_per_row_and_repeatable():
     histogram = attention_histogram(density(rows=3))
     tokens = torch.tensor([512, 1024, 512])
     positions = sample_positions(histogram, 64, "sticky", tokens)
@@ -120,7 +120,7 @@ def test_rows_draw_alone_and_the_same_again():
 
 
 @pytest.mark.parametrize("keys", [torch.arange(200), 512 * torch.arange(200), torch.arange(200) + 2**40])
-def test_hashed_numbers_are_as_good_as_random(keys):
+def test_hashed_uniform_passes_tests_of_randomness(keys):
     numbers = hashed_uniform(keys, 500)
     assert float(numbers.min()) > 0 and float(numbers.max()) < 1
     assert len(numbers.unique()) == numbers.numel()
@@ -137,7 +137,7 @@ def test_hashed_numbers_are_as_good_as_random(keys):
     assert float(((counts - 1000).square() / 1000).sum()) < 160  # 99 degrees of freedom, 1 in 10,000
 
 
-def test_hashed_numbers_are_splitmix64():
+def test_hashed_uniform_is_splitmix64():
     """The published first outputs of the generator whose state starts at 1234567."""
 
     def unsigned(value: int) -> int:
@@ -161,7 +161,7 @@ def masses(*values: float) -> Tensor:
 
 
 @pytest.mark.parametrize("probability", [1e-15, 0.25, 0.5, 0.75, 1 - 1e-15])
-def test_empty_bins_are_never_drawn_from(probability):
+def test_inverse_cdf_never_returns_an_empty_bin(probability):
     histogram = masses(0, 0.25, 0, 0.25, 0, 0.5, 0)
     position = float(inverse_cdf(histogram, masses(probability))) * 7
     assert 1 <= position <= 2 or 3 <= position <= 4 or 5 <= position <= 6
