@@ -30,7 +30,7 @@ def tokens_of(folder, split: str) -> np.ndarray:
     return np.fromfile(folder / f"{split}.bin", dtype=np.uint16).reshape(-1, LENGTH + 22).astype(int) - 4
 
 
-def test_answers_are_the_symbols_in_decreasing_order_of_their_counts(sorting):
+def test_generate_sorting_writes_symbols_in_decreasing_order_of_counts(sorting):
     stats = json.loads((sorting / "stats.json").read_text())["splits"]
     for split, count in (("train", SEQUENCES), ("valid", SEQUENCES // 10), ("test", SEQUENCES // 10)):
         rows = tokens_of(sorting, split)
@@ -43,7 +43,7 @@ def test_answers_are_the_symbols_in_decreasing_order_of_their_counts(sorting):
             assert answer == sorted(range(20), key=lambda symbol: (-counts[symbol], symbol))
 
 
-def test_symbols_drift_from_one_distribution_to_another(sorting):
+def test_generate_sorting_drifts_between_two_distributions(sorting):
     sys.path.insert(0, str(ROOT / "preprocess"))
     from generate_sorting import sequences
 
@@ -54,7 +54,7 @@ def test_symbols_drift_from_one_distribution_to_another(sorting):
         assert np.abs(first - last).max() > 0.01
 
 
-def test_the_same_arguments_give_the_same_data_and_others_are_refused(sorting, tmp_path):
+def test_generate_sorting_repeats_for_the_same_arguments_and_refuses_others(sorting, tmp_path):
     run_forked(*GENERATE, "--dest", tmp_path / "again")
     for name in ("train.bin", "dict.txt", "stats.json"):
         assert (tmp_path / "again" / name).read_bytes() == (sorting / name).read_bytes()
@@ -68,7 +68,7 @@ def test_the_same_arguments_give_the_same_data_and_others_are_refused(sorting, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["infinite_former_lm_tiny", "compressive_transformer_lm_tiny"])
-def test_answers_alone_are_learned_and_scored(arch, sorting, tmp_path):
+def test_score_answers_trains_and_scores_only_the_answers(arch, sorting, tmp_path):
     log = train(
         *(sorting, tmp_path, *READING, "--update-freq", 4, "--max-epoch", 2, "--log-interval", 1, "--arch", arch),
         *("--ltm-widths", "0.05,0.2", "--compressive-length", 8),
@@ -91,14 +91,14 @@ def test_answers_alone_are_learned_and_scored(arch, sorting, tmp_path):
     assert found["accuracy"] == pytest.approx((predictions["target"] == predictions["predicted"]).mean())
 
 
-def test_data_without_answers_is_refused(documents):
+def test_score_answers_refuses_data_without_answers(documents):
     cfg = StreamingLanguageModelingConfig(data=str(documents), tokens_per_sample=16, score="answers")
     task = StreamingLanguageModelingTask.setup_task(cfg)
     with pytest.raises(InputError, match=r"needs the words <answer> and </answer>, which dict.txt lacks"):
         task.load_dataset("train")
 
 
-def test_answers_that_do_not_end_are_refused(sorting, tmp_path):
+def test_score_answers_refuses_an_answer_without_end(sorting, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in sorting.iterdir():

@@ -129,7 +129,7 @@ def test_fairseq_validate_refuses(row, documents, checkpoint, tmp_path):
 
 @pytest.mark.parametrize("command", [generate, interactive])
 @pytest.mark.parametrize("task", [TASK[2:], ["--task", "language_modeling"], []], ids=" ".join)
-def test_generation_is_refused(command, task, documents, trained):
+def test_fairseq_generate_and_interactive_are_refused(command, task, documents, trained):
     """Whatever the task: fairseq's own would come to an error of theirs, or to advice that helps nobody."""
     code, text = run_here(command.cli_main, documents, *TASK[:2], *task, "--path", trained[0], "--cpu")
     assert code == 1
@@ -145,7 +145,7 @@ def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
     refused(row, command, documents, checkpoint, tmp_path)
 
 
-def test_a_shell_shows_the_line_alone(documents, tmp_path):
+def test_console_scripts_report_an_error_in_one_line(documents, tmp_path):
     """Two rows through processes of their own."""
     command = [BIN / "fairseq-train", documents, *TASK, *TINY, *STREAMS, "--save-dir", tmp_path / "save"]
     for wrong, message in (
@@ -157,7 +157,7 @@ def test_a_shell_shows_the_line_alone(documents, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_plugin_under_another_name_is_refused(documents, tmp_path):
+def test_user_dir_of_another_name_is_refused(documents, tmp_path):
     """Linked, and copied: fairseq takes the name of the folder for that of the module."""
     (tmp_path / "linked").symlink_to(ROOT / "fairseq_infformer")
     shutil.copytree(ROOT / "fairseq_infformer", tmp_path / "copied")
@@ -171,14 +171,14 @@ def test_the_plugin_under_another_name_is_refused(documents, tmp_path):
     )
 
 
-def test_another_model_than_this_project_s_is_refused(documents, tmp_path):
+def test_arch_of_another_project_is_refused(documents, tmp_path):
     flags = ["--arch", "lstm_lm", "--optimizer", "adam", "--cpu", "--save-dir", tmp_path / "save"]
     code, text = run_here(train.cli_main, documents, *TASK, *STREAMS, *flags)
     assert code == 1 and "--arch lstm_lm does not read streams" in one_error(text)
     assert not (tmp_path / "save").exists()
 
 
-def test_what_is_odd_but_right_trains(documents, checkpoint, tmp_path, caplog):
+def test_training_accepts_unusual_input(documents, checkpoint, tmp_path, caplog):
     """Another criterion, other layers, no statistics, and files of the user's in the save directory."""
     data = shutil.copytree(documents, tmp_path / "data")
     (data / "stats.json").unlink()
@@ -209,7 +209,7 @@ def test_training_refuses_data_of_a_later_epoch(data, message, documents, tmp_pa
     assert not contents(tmp_path / "save")
 
 
-def test_scoring_refuses_joined_data(documents, checkpoint, tmp_path, no_work):
+def test_evaluation_refuses_joined_data(documents, checkpoint, tmp_path, no_work):
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
     joined = [f"{documents}:{documents}", "--path", tmp_path / "checkpoint.pt", "--cpu"]
     code, text = run_here(evaluate.main, *joined)
@@ -218,13 +218,13 @@ def test_scoring_refuses_joined_data(documents, checkpoint, tmp_path, no_work):
     assert code == 1 and f"would score {documents} of {documents}:{documents} alone" in one_error(text)
 
 
-def test_a_folder_with_a_colon_is_refused(documents, tmp_path):
+def test_training_refuses_a_folder_with_a_colon(documents, tmp_path):
     data = shutil.copytree(documents, tmp_path / "a:b")
     code, text = train_here(data, tmp_path / "save")
     assert code == 1 and "rename the folder if the ':' is part of its path" in one_error(text)
 
 
-def test_a_second_validation_split_of_prepare_trains(documents, tmp_path):
+def test_training_accepts_a_second_validation_split(documents, tmp_path):
     """Its documents are no split, and so none that is ignored."""
     data = altered(documents, "a second valid", tmp_path / "data")
     code, text = train_here(data, tmp_path / "save", "--max-update", 1, "--valid-subset", "valid,valid1", *RESET)
@@ -246,7 +246,7 @@ def prepare_here(folder: Path, splits: dict[str, str | bytes] | None, *flags: ob
 
 
 @pytest.mark.parametrize(("splits", "flags", "message"), PREPARING)
-def test_preparing_refuses(splits, flags, message, tmp_path):
+def test_prepare_refuses(splits, flags, message, tmp_path):
     code, text = prepare_here(tmp_path, splits, *flags)
     assert code != 0
     assert re.search(message, one_error(text)), text
@@ -254,7 +254,7 @@ def test_preparing_refuses(splits, flags, message, tmp_path):
 
 
 @pytest.mark.parametrize(("size", "message"), [(8000, r"too large .* at most \d+"), (5, r"too small .* at least \d+")])
-def test_preparing_refuses_a_vocabulary_that_does_not_fit(size, message, tmp_path):
+def test_prepare_refuses_a_vocabulary_that_does_not_fit(size, message, tmp_path):
     one_word = {"train": "a a", "valid": "a"}
     code, text = prepare_here(tmp_path, one_word, "--level", "sentencepiece", "--vocab-size", size)
     assert code == 1 and re.search(message, one_error(text)), text
@@ -274,13 +274,13 @@ def test_preparing_refuses_a_vocabulary_that_does_not_fit(size, message, tmp_pat
         (("x" * 999 + " ") * 10_000 + "\n", 10_001),
     ],
 )
-def test_text_that_is_odd_but_right_is_prepared(text, tokens, tmp_path):
+def test_prepare_accepts_unusual_text(text, tokens, tmp_path):
     code, printed = prepare_here(tmp_path, {"train": text, "valid": "a\n"}, "--documents", "blank-line")
     assert code == 0, printed
     assert f'"tokens": {tokens}' in (tmp_path / "out" / "stats.json").read_text().split('"valid"')[0]
 
 
-def test_a_vocabulary_of_one_word_trains(tmp_path):
+def test_training_accepts_a_vocabulary_of_one_word(tmp_path):
     code, text = prepare_here(tmp_path, {"train": "a a a\n" * 99, "valid": "a\n"})
     assert code == 0, text
     code, text = train_here(tmp_path / "out", tmp_path / "save", "--max-update", 1, "--batch-size-valid", 1)
@@ -329,7 +329,7 @@ TENSORS = [
 
 
 @pytest.mark.parametrize(("call", "arguments", "message"), TENSORS)
-def test_the_modules_refuse(call, arguments, message):
+def test_modules_refuse(call, arguments, message):
     call()  # the rest of the arguments is right
     with pytest.raises(ValueError, match=message) as error:
         call(**arguments)

@@ -30,14 +30,14 @@ TOKENS = 4 * 202  # of the validation and of the test split
 RESET = ["--document-boundaries", "reset"]
 
 
-def test_training_logs_the_terms_of_the_loss_and_the_attention(trained):
+def test_training_logs_the_loss_terms_and_the_attention(trained):
     _, log = trained
     for name in ("loss", "nll_loss", "ppl", "kl", "ltm_mu", "ltm_mu_std", "ltm_sigma", "ltm_sigma_std"):
         assert logged(log, "train_inner", name), name
     assert logged(log, "train_inner", "nll_loss")[-1] < logged(log, "train_inner", "nll_loss")[0] - 0.3
 
 
-def test_tensorboard_gets_the_terms_too(trained):
+def test_training_writes_the_loss_terms_to_tensorboard(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(trained[0].parent / "tensorboard" / "train_inner"))
@@ -45,7 +45,7 @@ def test_tensorboard_gets_the_terms_too(trained):
     assert {"nll_loss", "kl", "ltm_mu", "ltm_sigma"} <= set(events.Tags()["scalars"])
 
 
-def test_eval_lm_prints_the_validation_perplexity_over_all_tokens(documents, trained):
+def test_eval_lm_and_validate_print_the_perplexity_of_training(documents, trained):
     checkpoint, log = trained
     flags = [*TASK, *RESET, "--path", checkpoint, "--batch-size", 4, "--cpu", "--num-workers", 0]
     text = run(BIN / "fairseq-eval-lm", documents, *flags, "--tokens-per-sample", 16, "--gen-subset", "valid").stdout
@@ -57,7 +57,7 @@ def test_eval_lm_prints_the_validation_perplexity_over_all_tokens(documents, tra
 
 
 @pytest.mark.slow
-def test_perplexity_does_not_depend_on_workers_and_hardly_on_batch_size(documents, trained):
+def test_eval_lm_does_not_depend_on_workers_and_hardly_on_batch_size(documents, trained):
     checkpoint, _ = trained
 
     def score(*more):
@@ -75,7 +75,7 @@ def test_perplexity_does_not_depend_on_workers_and_hardly_on_batch_size(document
 
 
 @pytest.mark.parametrize("length", [37, 100])
-def test_a_checkpoint_evaluates_at_other_segment_lengths(documents, trained, length):
+def test_eval_lm_accepts_other_segment_lengths(documents, trained, length):
     for more in (RESET, []):
         text = eval_lm(documents, trained[0], *more, "--tokens-per-sample", length, "--gen-subset", "test").stdout
         assert scored(text) == TOKENS
@@ -83,7 +83,7 @@ def test_a_checkpoint_evaluates_at_other_segment_lengths(documents, trained, len
 
 
 @pytest.mark.slow
-def test_infformer_eval_prints_per_token_per_word_and_per_byte(documents, trained):
+def test_infformer_eval_prints_figures_per_token_word_and_byte(documents, trained):
     text = eval_lm(documents, trained[0], *RESET, "--tokens-per-sample", 16, "--gen-subset", "test").stdout
     found = infformer_eval(documents, trained[0])
     assert found["tokens"] == TOKENS
@@ -98,7 +98,7 @@ def test_infformer_eval_prints_per_token_per_word_and_per_byte(documents, traine
     assert printed == pytest.approx(found["perplexity_per_token"], rel=1e-5)
 
 
-def test_a_perplexity_that_no_float_holds_is_infinite():
+def test_infformer_eval_gives_infinity_for_a_perplexity_beyond_floats():
     """A thousand lines without spaces, as in Chinese, are two thousand words."""
     found = evaluate.results({"nll_loss": 3e6, "ntokens": 1e6}, {"words": 2000, "bytes": 3_000_000})
     assert found["perplexity_per_word"] == math.inf
@@ -106,7 +106,7 @@ def test_a_perplexity_that_no_float_holds_is_infinite():
     assert found["bits_per_byte"] == pytest.approx(1 / math.log(2))
 
 
-def test_infformer_eval_prints_json_that_every_reader_takes(documents, trained, tmp_path, capsys):
+def test_infformer_eval_prints_standard_json(documents, trained, tmp_path, capsys):
     """A perplexity that is infinite is null."""
     data = shutil.copytree(documents, tmp_path / "data")
     stats = json.loads((data / "stats.json").read_text())
@@ -123,7 +123,7 @@ def test_infformer_eval_prints_json_that_every_reader_takes(documents, trained, 
 
 
 @pytest.mark.slow
-def test_update_freq_workers_joined_data_and_adaptive_softmax_train(documents, tmp_path):
+def test_training_accepts_update_freq_workers_joined_data_and_adaptive_softmax(documents, tmp_path):
     more = ["--adaptive-input", "--adaptive-softmax-cutoff", "20,40", "--checkpoint-activations", "--dropout", "0.1"]
     log = train(
         *(f"{documents}:{documents}", tmp_path, "--tokens-per-sample", 13, "--batch-size", 24, "--update-freq", 3),
@@ -133,13 +133,13 @@ def test_update_freq_workers_joined_data_and_adaptive_softmax_train(documents, t
     assert logged(log, "train", "num_updates")[-1] == 2 * math.ceil(math.ceil(96 * 202 / 13 / 24) / 3)
 
 
-def test_the_memory_is_evaluated_zeroed_and_swapped(documents, trained):
+def test_infformer_eval_ablates_the_memory(documents, trained):
     kinds = ("none", "zero", "swap")
     found = [infformer_eval(documents, trained[0], "--batch-size", 4, "--ablation", kind)["nll"] for kind in kinds]
     assert len(set(found)) == 3
 
 
-def test_a_density_of_the_user_s_own_trains(documents, tmp_path):
+def test_user_dir_may_register_a_density(documents, tmp_path):
     """A plugin of the user's imports this one and adds a density under a name of its own."""
     plugin = tmp_path / "my_plugin"
     plugin.mkdir()
@@ -161,5 +161,5 @@ def test_a_density_of_the_user_s_own_trains(documents, tmp_path):
     assert without.returncode == 1 and "unknown density 'mine'" in without.stdout
 
 
-def test_a_checkpoint_loads_as_weights_only(trained):
+def test_checkpoint_loads_with_weights_only(trained):
     assert "model" in torch.load(trained[0], weights_only=True)

@@ -78,7 +78,7 @@ def score_here(capsys, *flags: object) -> float:
     return json.loads(capsys.readouterr().out)["nll"]
 
 
-def test_ema_is_scored_and_exported(averaged, documents, tmp_path, capsys):
+def test_ema_weights_are_scored_and_exported(averaged, documents, tmp_path, capsys):
     path = averaged[0] / "checkpoint_last.pt"
     weights, average = (score_here(capsys, documents, "--path", path, *flags) for flags in ([], ["--ema"]))
     code, text = run_here(
@@ -89,7 +89,7 @@ def test_ema_is_scored_and_exported(averaged, documents, tmp_path, capsys):
     assert weights != average == score_here(capsys, documents, "--path", tmp_path / "given")
 
 
-def test_ema_is_asked_for_where_there_is_one(trained, documents, tmp_path):
+def test_ema_must_be_requested_exactly_where_there_is_one(trained, documents, tmp_path):
     _, text = run_here(evaluate.main, documents, "--path", trained[0], "--ema", "--cpu")
     assert f"{trained[0]} has no averaged weights: a training keeps them with --store-ema" in one_error(text)
     given = [str(part) for part in (documents, "--path", trained[0], "--ema", "--dest", tmp_path / "given")]

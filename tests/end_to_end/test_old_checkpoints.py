@@ -29,7 +29,7 @@ FLAGS = [
 
 
 @pytest.mark.parametrize("memory", LOSSES)
-def test_an_old_checkpoint_resumes_within_its_epoch(memory, tmp_path, caplog):
+def test_training_resumes_an_old_checkpoint_within_its_epoch(memory, tmp_path, caplog):
     """No write of these segments of 8 leaves anything waiting, so a compressive memory goes on as it would have."""
     shutil.copy(OLD / f"{memory}.pt", tmp_path / "checkpoint_last.pt")
     with caplog.at_level(logging.INFO):
@@ -44,7 +44,7 @@ def test_an_old_checkpoint_resumes_within_its_epoch(memory, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("memory", NATS)
-def test_an_old_checkpoint_is_scored_and_exported(memory, tmp_path, capsys):
+def test_infformer_eval_and_export_accept_an_old_checkpoint(memory, tmp_path, capsys):
     checkpoint, exported = OLD / f"{memory}.pt", tmp_path / "exported"
     export.main([str(DATA), "--path", str(checkpoint), "--dest", str(exported)])
     for path in (checkpoint, exported):
@@ -54,7 +54,7 @@ def test_an_old_checkpoint_is_scored_and_exported(memory, tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["nll"] == pytest.approx(NATS[memory], rel=1e-5)
 
 
-def test_what_an_old_compressive_memory_lacks_starts_empty():
+def test_load_memory_state_starts_missing_parts_of_an_old_checkpoint_empty():
     memory = torch.load(OLD / "compressive.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
     settings = {"decoder_embed_dim": 8, "decoder_layers": 1, "stm_length": 4, "long_term_memory": "compressive"}
     decoder = build(**settings, compressive_length=4, compressive_rate=4).train().decoder
@@ -68,7 +68,7 @@ def test_what_an_old_compressive_memory_lacks_starts_empty():
 
 
 @pytest.mark.parametrize(("memory", "other"), [("continuous", "compressive"), ("compressive", "continuous")])
-def test_an_old_checkpoint_of_another_memory_is_refused(memory, other):
+def test_load_memory_state_refuses_an_old_checkpoint_of_another_memory(memory, other):
     saved = torch.load(OLD / f"{memory}.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
     model = build(decoder_embed_dim=8, decoder_layers=1, stm_length=4, long_term_memory=other)
     with pytest.raises(InputError, match="checkpoint and model differ in what they remember"):
@@ -96,7 +96,7 @@ def test_memory_state_has_the_names_of_its_format(memory):
     assert model.memory_format == 1 and list(model.memory_state()) == [f"layers.0.{name}" for name in names]
 
 
-def test_a_memory_of_a_later_format_is_refused():
+def test_load_memory_state_refuses_a_later_format():
     model = build().train()
     run(model, torch.randint(4, 40, (2, 6)), 3)
     with pytest.raises(InputError, match="memory is of format 2, this version reads up to 1"):

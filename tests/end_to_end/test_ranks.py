@@ -99,7 +99,9 @@ def alone(documents, tmp_path_factory) -> tuple[Path, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "backend"), [("torchrun", "pytorch_ddp"), ("srun", "legacy_ddp")])
-def test_two_processes_train_as_one_with_twice_the_streams(launcher, backend, alone, documents, tmp_path, scontrol):
+def test_training_on_two_processes_equals_one_with_twice_the_streams(
+    launcher, backend, alone, documents, tmp_path, scontrol
+):
     flags = training(documents, tmp_path / "two", 5, 3, "--ddp-backend", backend)
     torch_runs = launcher == "torchrun"
     log = torchrun(tmp_path, "fairseq_cli.train", *flags) if torch_runs else srun("fairseq-train", *flags)[0]
@@ -117,7 +119,7 @@ def test_two_processes_train_as_one_with_twice_the_streams(launcher, backend, al
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, tmp_path, scontrol):
+def test_scoring_on_two_processes_equals_one_with_twice_the_streams(documents, alone, tmp_path, scontrol):
     checkpoint = alone[0] / "checkpoint_last.pt"
     flags = [documents, "--path", checkpoint, "--cpu", "--json", "--batch-size", 3]
     one = infformer_eval(documents, checkpoint, "--batch-size", 6)
@@ -132,7 +134,7 @@ def test_two_processes_score_as_one_with_twice_the_streams(documents, alone, tmp
             assert two[name] == pytest.approx(one[name], rel=1e-5), name
 
 
-def test_a_process_that_fails_alone_is_named_and_the_others_end_in_one_line(documents, tmp_path):
+def test_training_reports_the_failed_process_and_ends_the_others_in_one_line(documents, tmp_path):
     flags = ["--tokens-per-sample", 16, "--batch-size", 2, "--max-update", 1, "--save-dir", tmp_path / "save"]
     port = free_port()
     processes = [
@@ -217,14 +219,14 @@ LAUNCHES = {
 
 
 @pytest.mark.parametrize("launch", LAUNCHES)
-def test_a_launch_is_recognised(launch, settle, scontrol):
+def test_launch_is_recognised(launch, settle, scontrol):
     environment, flags, gpus, *expected = LAUNCHES[launch]
     starts, found = settle(environment, *flags, gpus=gpus)
     rank, device = found.distributed_rank, found.device_id
     assert [starts, found.distributed_world_size, rank, device, found.distributed_backend] == expected
 
 
-def test_the_processes_of_a_launch_meet_at_one_place(settle, scontrol):
+def test_launch_gives_all_processes_one_address(settle, scontrol):
     def place(environment: dict[str, str], *flags: object, gpus: int = 0) -> str:
         return settle(environment, *flags, gpus=gpus)[1].distributed_init_method
 
@@ -276,7 +278,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_launch_that_cannot_be_is_refused_before_anything_is_written(mistake, settle, scontrol, tmp_path):
+def test_launch_that_is_inconsistent_is_refused_before_anything_is_written(mistake, settle, scontrol, tmp_path):
     environment, flags, message = MISTAKES[mistake]
     with pytest.raises(InputError, match=message) as error:
         settle(environment, *flags)
@@ -284,7 +286,7 @@ def test_a_launch_that_cannot_be_is_refused_before_anything_is_written(mistake, 
     assert not (tmp_path / "save").exists()
 
 
-def test_srun_without_scontrol_asks_for_the_address(settle, monkeypatch, tmp_path):
+def test_launch_by_srun_without_scontrol_asks_for_the_address(settle, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"hosts of 'node\[0-0\]' .*: set MASTER_ADDR"):
         settle(step_of_srun(2, 0))
@@ -292,14 +294,14 @@ def test_srun_without_scontrol_asks_for_the_address(settle, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("flags", [["--distributed-world-size", 2], [*MANUALLY, "--distributed-rank", 1], []])
 @pytest.mark.parametrize("command", [fairseq_cli.eval_lm, fairseq_cli.validate])
-def test_fairseq_scores_in_one_process(command, flags, settle):
+def test_fairseq_eval_lm_and_validate_refuse_several_processes(command, flags, settle):
     with pytest.raises(
         InputError, match=r"of 2 processes.* torchrun --nproc-per-node 2 -m fairseq_infformer\.cli\.evalu"
     ):
         settle({} if flags else TWO, "--path", "model.pt", *flags, command=command)
 
 
-def test_a_run_of_hydra_is_looked_at_before_anything_is_written(monkeypatch, documents, tmp_path):
+def test_hydra_train_is_checked_before_anything_is_written(monkeypatch, documents, tmp_path):
     """fairseq-hydra-train imports the plugin when it trains; processes must not race on a checkpoint there either."""
     monkeypatch.setattr(hooks.HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(hooks.hydra_utils, "CompactHydraException", hooks.hydra_utils.CompactHydraException)
@@ -326,7 +328,7 @@ def fail(rank: int) -> None:
     raise InputError("the flag is wrong: give another")
 
 
-def test_a_mistake_in_a_process_for_one_gpu_is_named_in_one_line(capsys):
+def test_spawned_process_reports_an_error_in_one_line(capsys):
     try:
         # fairseq spawns it, which imports everything anew and names the mistake in the same words.
         torch.multiprocessing.start_processes(fail, nprocs=1, start_method="fork")

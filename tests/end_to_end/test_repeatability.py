@@ -43,7 +43,7 @@ def training(documents, tmp_path, monkeypatch) -> Callable[..., tuple[list[float
 
 
 @pytest.mark.parametrize(("sampling", "update_freq"), [("uniform", 1), ("sticky", 1), ("sticky", 2)])
-def test_validation_changes_nothing_about_training(sampling, update_freq, training):
+def test_validation_leaves_training_unchanged(sampling, update_freq, training):
     """An epoch and a part of the next, validated in the middle of both and between them."""
     flags = [
         *("--tokens-per-sample", 32, "--batch-size", 48, "--update-freq", update_freq, "--ltm-sampling", sampling),
@@ -110,7 +110,9 @@ def test_evaluation_repeats_to_the_bit_with_every_sampling_and_with_workers(eval
     ("batch_size", "tokens_per_sample", "boundaries"),
     [(1, 500, "ignore"), (3, 7, "ignore"), (5, 64, "reset"), (7, 33, "reset"), (13, 3, "ignore"), (4, 5000, "reset")],
 )
-def test_the_tokens_that_are_scored_are_the_corpus(batch_size, tokens_per_sample, boundaries, evaluation, corpus):
+def test_evaluation_scores_every_token_of_the_corpus_once(
+    batch_size, tokens_per_sample, boundaries, evaluation, corpus
+):
     flags = ["--batch-size", batch_size, "--tokens-per-sample", tokens_per_sample, "--document-boundaries", boundaries]
     _, tokens = evaluation(*flags)
     assert sorted(tokens) == sorted(corpus)

@@ -89,7 +89,7 @@ def assert_equal(one: object, other: object) -> None:
     ],
     ids=["sticky-reset", "update-freq", "two-ranks-sticky", "two-ranks-update-freq"],
 )
-def test_a_killed_training_goes_on_to_the_same_losses_weights_and_memory(ranks, kill_at, more, documents, tmp_path):
+def test_killed_training_resumes_to_the_same_losses_weights_and_memory(ranks, kill_at, more, documents, tmp_path):
     flags = [*SAVING, "--tokens-per-sample", 16, "--max-update", 12, *more]
     whole = steps(train_on(ranks, documents, tmp_path / "whole", *flags)[0])
     killed = steps(train_on(ranks, documents, tmp_path / "killed", *flags, kill_at=kill_at)[0])
@@ -118,9 +118,7 @@ def resume(halfway: Path, data: Path, save: Path, *more: object, check: bool = T
 
 
 @pytest.mark.slow
-def test_other_streams_are_refused_in_the_middle_of_an_epoch_and_reset_dataloader_starts_anew(
-    halfway, documents, tmp_path
-):
+def test_resume_within_an_epoch_refuses_other_streams_unless_reset_dataloader(halfway, documents, tmp_path):
     refused = resume(halfway, documents, tmp_path, "--batch-size", 8, check=False)
     assert refused.returncode == 1
     assert "Traceback" not in refused.stdout
@@ -151,7 +149,7 @@ def iterator(documents: Path, batch_size: int = 4, ranks: int = 1, length: int =
         ({"document_boundaries": "reset"}, r"documents 1 \(now 96\)"),
     ],
 )
-def test_a_position_is_that_of_its_own_streams(changed, message, documents):
+def test_iterator_refuses_a_position_of_other_streams(changed, message, documents):
     before = iterator(documents)
     batches = before.next_epoch_itr(shuffle=False)
     next(batches)
@@ -159,7 +157,7 @@ def test_a_position_is_that_of_its_own_streams(changed, message, documents):
         iterator(documents, **changed).load_state_dict(before.state_dict())
 
 
-def test_a_new_epoch_may_have_other_streams(documents):
+def test_iterator_accepts_other_streams_in_a_new_epoch(documents):
     before = iterator(documents)
     for _ in before.next_epoch_itr(shuffle=False):
         pass
@@ -169,7 +167,7 @@ def test_a_new_epoch_may_have_other_streams(documents):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_without_its_memory_resumes_with_a_warning(halfway, documents, tmp_path):
+def test_resume_without_the_memory_warns(halfway, documents, tmp_path):
     stripped = torch.load(halfway, weights_only=True)
     del stripped["extra_state"]["train_iterator"]["memory"]
     torch.save(stripped, tmp_path / "stripped.pt")
@@ -178,13 +176,13 @@ def test_a_checkpoint_without_its_memory_resumes_with_a_warning(halfway, documen
     assert "nothing is remembered of the text before segment 4: the memory starts empty" in log
 
 
-def test_a_checkpoint_copied_alone_evaluates(halfway, documents, tmp_path):
+def test_eval_lm_scores_a_checkpoint_copied_elsewhere(halfway, documents, tmp_path):
     alone = shutil.copy(halfway, tmp_path / "elsewhere.pt")
     more = ["--tokens-per-sample", 16, "--batch-size", 4]
     assert perplexity(eval_lm(documents, alone, *more).stdout) == perplexity(eval_lm(documents, halfway, *more).stdout)
 
 
-def test_half_precision_resumes_to_the_same_weights(documents, tmp_path, caplog):
+def test_resume_in_half_precision_gives_the_same_weights(documents, tmp_path, caplog):
     """The float32 weights that the optimizer changes, too; a checkpoint of an earlier version goes on without them."""
 
     def train_here(save: Path, updates: int) -> dict:
@@ -210,7 +208,7 @@ def test_half_precision_resumes_to_the_same_weights(documents, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("flags", [["--fp16"], ["--fp16", "--fp16-no-flatten-grads"], ["--memory-efficient-fp16"]])
-def test_fp16_keeps_its_weights_and_when_its_scale_was_changed(flags, documents, tmp_path, monkeypatch):
+def test_fp16_optimizer_restores_its_weights_and_loss_scale(flags, documents, tmp_path, monkeypatch):
     """What a GPU does, on the CPU: its optimizer before and after a checkpoint."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of the CPU as a device
 

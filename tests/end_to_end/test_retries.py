@@ -70,20 +70,20 @@ SAME_UPDATE_TWICE = [
 
 @pytest.mark.parametrize("update_freq", [1, 3])
 @pytest.mark.parametrize(("faults", "flags"), SAME_UPDATE_TWICE)
-def test_an_update_that_fails_writes_each_of_its_segments_once(faults, flags, update_freq, trained_with):
+def test_failed_update_writes_each_segment_once(faults, flags, update_freq, trained_with):
     expected = trained_with({}, *flags, update_freq=update_freq)
     found = trained_with(faults, *flags, update_freq=update_freq)
     assert [equal(a, b) for a, b in zip(found, expected)] == [True] * UPDATES
     assert not equal(expected[1], expected[2])
 
 
-def test_a_repeated_update_draws_its_dropout_again(trained_with):
+def test_repeated_update_repeats_its_dropout(trained_with):
     flags = ["--amp", "--dropout", 0.3]
     expected, found = (trained_with(faults, *flags, update_freq=2) for faults in ({}, {2: INFINITE}))
     assert [equal(a, b) for a, b in zip(found, expected)] == [True] * UPDATES
 
 
-def test_recomputed_activations_write_nothing(trained_with):
+def test_checkpoint_activations_writes_each_segment_once(trained_with):
     flags = ["--dropout", 0.1, "--attention-dropout", 0.1]
     expected = trained_with({}, *flags, learning_rate=1e-2)
     found = trained_with({}, *flags, "--checkpoint-activations", learning_rate=1e-2)
@@ -117,7 +117,7 @@ def fail(trainer: Any, where: str, call: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["layer", "criterion"])
-def test_validation_that_runs_out_of_memory_writes_the_segment_once(where, documents, tmp_path):
+def test_out_of_memory_in_validation_writes_the_segment_once(where, documents, tmp_path):
     runs = []
     for call in (None, 2):
         trainer, _ = start(training_configuration(documents, tmp_path, *SETTINGS))
@@ -132,7 +132,7 @@ def test_validation_that_runs_out_of_memory_writes_the_segment_once(where, docum
         assert equal(memory, expected_memory)
 
 
-def test_training_that_runs_out_of_memory_after_the_forward_pass_keeps_the_segment(documents, tmp_path):
+def test_out_of_memory_after_the_forward_pass_keeps_the_segment(documents, tmp_path):
     runs = []
     for call in (None, 2):
         trainer, batches = start(training_configuration(documents, tmp_path, *SETTINGS, "--lr", 0))
@@ -142,7 +142,7 @@ def test_training_that_runs_out_of_memory_after_the_forward_pass_keeps_the_segme
     assert all(equal(a, b) for a, b in zip(*runs))
 
 
-def test_a_segment_that_was_never_read_empties_the_memory_with_a_warning(documents, tmp_path, caplog):
+def test_out_of_memory_before_the_read_empties_the_memory_with_a_warning(documents, tmp_path, caplog):
     """fairseq skips it; a document that began in it would go on with the memory of the one before."""
     trainer, batches = start(training_configuration(documents, tmp_path, *SETTINGS, "--lr", 0))
     fail(trainer, "layer", 2)

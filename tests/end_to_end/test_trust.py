@@ -75,7 +75,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("command", "kind"), CALLS)
-def test_a_checkpoint_that_would_run_something_is_refused(command, kind, documents, trained, tmp_path, monkeypatch):
+def test_checkpoint_that_would_run_code_is_refused(command, kind, documents, trained, tmp_path, monkeypatch):
     path, sprung = trapped(kind, tmp_path, trained[0])
     with pytest.raises(
         InputError, match=r"take one that this plugin has written|is truncated or is not a fairseq checkpoint"
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_would_run_something_is_refused(command, kind, documen
 
 
 @pytest.mark.parametrize("command", ["infformer-export", "infformer-eval", "fairseq-eval-lm"])
-def test_the_environment_cannot_make_a_checkpoint_run(command, documents, trained, tmp_path, monkeypatch):
+def test_checkpoint_is_refused_where_the_environment_allows_code(command, documents, trained, tmp_path, monkeypatch):
     path, sprung = trapped("a checkpoint", tmp_path, trained[0])
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(InputError, match=r"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, so that .* unset it"):
@@ -98,7 +98,7 @@ def test_the_environment_cannot_make_a_checkpoint_run(command, documents, traine
     assert not sprung.exists()
 
 
-def test_the_refusal_is_one_line(documents, trained, tmp_path):
+def test_checkpoint_that_would_run_code_is_reported_in_one_line(documents, trained, tmp_path):
     path, sprung = trapped("a checkpoint", tmp_path, trained[0])
     done = eval_lm(documents, path, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stdout
@@ -107,7 +107,7 @@ def test_the_refusal_is_one_line(documents, trained, tmp_path):
     assert not sprung.exists()
 
 
-def test_offsets_that_would_run_something_are_refused(documents, trained, tmp_path, monkeypatch):
+def test_document_offsets_that_would_run_code_are_refused(documents, trained, tmp_path, monkeypatch):
     for file in documents.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     np.save(tmp_path / "test.documents.npy", np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
@@ -137,7 +137,7 @@ def runs_what_it_reads(code: str) -> list[str]:
     ]
 
 
-def test_nothing_of_the_project_s_own_runs_what_it_reads():
+def test_code_of_the_project_runs_nothing_that_it_reads():
     assert len(CODE) > 30
     assert {path.name: found for path in CODE if (found := runs_what_it_reads(path.read_text(encoding="utf-8")))} == {}
     for bad in (
@@ -179,7 +179,7 @@ def elsewhere(tmp_path) -> Path:
 
 @pytest.mark.parametrize("inside", ["", "text", "text.tmp", "vocabulary", "data.tmp", "rubbish"])
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_link_where_the_work_is_done_is_not_followed(inside, dangling, raw, elsewhere, tmp_path):
+def test_prepare_refuses_links_in_its_work_folder(inside, dangling, raw, elsewhere, tmp_path):
     dest, link = tmp_path / "data", tmp_path / "data.partial" / inside
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(elsewhere / ("not-there" if dangling else "text" if inside else ""))
@@ -192,7 +192,7 @@ def test_a_link_where_the_work_is_done_is_not_followed(inside, dangling, raw, el
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_link_in_the_place_of_a_finished_stage_is_not_followed(stage, raw, elsewhere, tmp_path):
+def test_prepare_refuses_a_link_instead_of_a_finished_stage(stage, raw, elsewhere, tmp_path):
     dest, done = tmp_path / "data", tmp_path / "data.partial" / "text"
     prepared(raw, dest, "--stop-stage", 2)
     done.rename(elsewhere / "moved")
@@ -203,7 +203,7 @@ def test_a_link_in_the_place_of_a_finished_stage_is_not_followed(stage, raw, els
     assert contents(elsewhere) == before and not dest.exists()
 
 
-def test_overwriting_removes_a_link_and_not_what_it_leads_to(raw, elsewhere, tmp_path):
+def test_prepare_overwrite_removes_links_but_not_their_targets(raw, elsewhere, tmp_path):
     dest = tmp_path / "data"
     prepared(raw, dest)
     (dest / "test.bin").symlink_to(elsewhere / "text" / "precious")
@@ -213,7 +213,7 @@ def test_overwriting_removes_a_link_and_not_what_it_leads_to(raw, elsewhere, tmp
     assert contents(elsewhere) == before and not (dest / "test.bin").exists()
 
 
-def test_a_destination_that_is_a_link_or_has_dots_is_the_folder_that_it_names(raw, tmp_path):
+def test_prepare_resolves_a_destination_with_links_and_dots(raw, tmp_path):
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
     before = {*contents(tmp_path)}
@@ -223,7 +223,7 @@ def test_a_destination_that_is_a_link_or_has_dots_is_the_folder_that_it_names(ra
     assert all(path.is_relative_to(tmp_path / "real" / "data") for path in made)
 
 
-def test_names_of_books_are_read_and_written_nowhere(raw, tmp_path):
+def test_prepare_writes_no_file_named_after_a_book(raw, tmp_path):
     """Names that would lead elsewhere if they were pasted to a path or a command."""
     names = [
         "..",
@@ -251,7 +251,7 @@ def test_names_of_books_are_read_and_written_nowhere(raw, tmp_path):
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", os.fsdecode(b"\xff")])
 @pytest.mark.parametrize("split", [True, False])
-def test_a_name_that_cannot_be_told_in_a_line_is_refused(name, split, raw, tmp_path):
+def test_prepare_refuses_unprintable_file_names(name, split, raw, tmp_path):
     (raw / f"test{name}" if split else raw / "train" / name).write_text(TEXT)
     with pytest.raises(InputError, match=r"the name '.*\\.*' in .* is not plain UTF-8 text; rename it") as error:
         prepared(raw, tmp_path / "data")
@@ -271,7 +271,7 @@ def archive(kind: str, path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gz", "bz2", "xz"])
-def test_an_archive_is_refused_wherever_its_names_lead(kind, raw, tmp_path):
+def test_prepare_refuses_archives(kind, raw, tmp_path):
     archive(kind, tmp_path / "books", "../../sprung.txt")
     archive(kind, raw / "valid" / "z.txt", str(tmp_path / "sprung.txt"))
     before = contents(tmp_path)
@@ -282,7 +282,7 @@ def test_an_archive_is_refused_wherever_its_names_lead(kind, raw, tmp_path):
         assert contents(tmp_path) == before
 
 
-def test_generated_documents_do_not_follow_links(elsewhere, tmp_path, monkeypatch):
+def test_generate_documents_follows_no_links(elsewhere, tmp_path, monkeypatch):
     (tmp_path / "raw").mkdir()
     for name in ("train.txt.partial", "valid.txt"):
         (tmp_path / "raw" / name).symlink_to(elsewhere / "text" / "precious")
@@ -294,7 +294,7 @@ def test_generated_documents_do_not_follow_links(elsewhere, tmp_path, monkeypatc
     assert not any(path.is_symlink() for path in (tmp_path / "raw").iterdir())
 
 
-def test_an_export_does_not_follow_links_either(documents, trained, elsewhere, tmp_path):
+def test_export_follows_no_links(documents, trained, elsewhere, tmp_path):
     (tmp_path / "exported.partial").symlink_to(elsewhere)
     before = contents(elsewhere)
     with pytest.raises(InputError, match="is a link"):

@@ -13,7 +13,7 @@ def train(documents, save, *more, check=True):
     return run_forked("fairseq-train", documents, *task, *flags, *more, check=check)
 
 
-def test_a_memory_of_the_user_s_own_trains_is_scored_ablated_and_exported(documents, tmp_path):
+def test_example_memory_trains_scores_ablates_and_exports(documents, tmp_path):
     train(documents, tmp_path / "saved", "--mean-scale", 2)
     checkpoint = tmp_path / "saved/checkpoint_last.pt"
     own = ["--user-dir", PLUGIN, "--batch-size", 4]
@@ -25,12 +25,12 @@ def test_a_memory_of_the_user_s_own_trains_is_scored_ablated_and_exported(docume
     train(documents, tmp_path / "saved", "--mean-scale", 2, "--save-interval-updates", 35, "--max-update", 40)
 
 
-def test_a_setting_of_the_user_s_own_memory_is_refused_by_its_option(documents, tmp_path):
+def test_example_memory_reports_a_wrong_setting_by_its_option(documents, tmp_path):
     done = train(documents, tmp_path / "saved", "--mean-scale", 0, check=False)
     assert done.returncode == 1 and one_error(done.stdout) == "error: --mean-scale must be positive, got 0.0"
 
 
-def test_a_memory_that_nobody_registered_is_refused(documents, tmp_path):
+def test_unregistered_memory_is_refused(documents, tmp_path):
     done = train(documents, tmp_path / "saved", "--long-term-memory", "media", check=False)
     assert "--long-term-memory media is not known; choose one of none, compressive, continuous" in one_error(
         done.stdout
