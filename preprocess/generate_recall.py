@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from generate_documents import documents
 from tqdm import tqdm
 
 from fairseq_infformer.cli.stages import make_once
 from fairseq_infformer.data.corpus import read_lines, sha256
 from fairseq_infformer.errors import InputError, install_one_line_messages
 from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
+from preprocess.generate_documents import documents
 
 FACT, ASK = "<fact>", "<ask>"
 SPLITS = ("train", "valid", "test")

@@ -13,4 +13,4 @@ python=$root/.venv/bin/python
 [ -x "$python" ] || python=${PYTHON:-python3}
 # fairseq's first lines are deprecation warnings of its own libraries.
 export PYTHONWARNINGS=ignore PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" "$root/recipes/gpu/check.py" "$@"
+exec "$python" -m recipes.gpu.check "$@"

@@ -10,8 +10,8 @@ import argparse
 import math
 from pathlib import Path
 
-import runs
-from runs import Record
+from recipes import runs
+from recipes.runs import Record
 
 ABLATIONS = {"zero": "zeroed", "swap": "swapped"}
 

@@ -74,7 +74,7 @@ train_and_score() {
   if stage 3 "score"; then for_each_run score_one; fi
 
   if stage 4 "perplexity"; then
-    "$venv/python" "$root/recipes/language_models.py" "$dir" --command "$command"
-    "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
+    "$venv/python" -m recipes.language_models "$dir" --command "$command"
+    "$venv/python" -m recipes.plot "$dir/results.json"
   fi
 }

@@ -98,7 +98,7 @@ train() {
     --save-dir "$save" --no-epoch-checkpoints --log-format json --log-interval 10 \
     --tensorboard-logdir "$save/tensorboard" "$@"
   mkdir -p "$save"
-  "$venv/python" "$root/recipes/runs.py" "$save" "$@" || exit 2
+  "$venv/python" -m recipes.runs "$save" "$@" || exit 2
   [ ! -e "$save/done" ] || { echo "$save is trained already" >&2; return; }
   echo "training $save: log in $save/train.log" >&2
   "$@" >> "$save/train.log" 2>&1 || {

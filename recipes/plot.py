@@ -1,9 +1,9 @@
 """Plots of what the recipes left in results.json, or of what recipes/results/ keeps of it.
 
-  python recipes/plot.py FILE... [--out DIR]
+  python -m recipes.plot FILE... [--out DIR]
 
 Training curves of every recipe that trains; accuracy by length (sorting), accuracy by distance (recall), the cost of a
-token against the tokens read (recipes/benchmarks/cost.py). Lines are means over seeds, bands and bars their standard
+token against the tokens read (recipes.benchmarks.cost). Lines are means over seeds, bands and bars their standard
 deviation. Needs matplotlib: pip install '.[plot]'.
 """
 
@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from runs import Record, grouped, share_right
+from recipes.runs import Record, grouped, share_right
 
 # One look for a memory in all the plots.
 LOOKS = {

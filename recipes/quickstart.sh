@@ -51,7 +51,7 @@ score() {  # name, further arguments
 if stage 0 "install"; then install; fi
 
 if stage 1 "make the documents"; then
-  [ -e "$dir/raw/test.txt" ] || "$venv/python" "$root/preprocess/generate_documents.py" --dest "$dir/raw" --documents 1536
+  [ -e "$dir/raw/test.txt" ] || "$venv/python" -m preprocess.generate_documents --dest "$dir/raw" --documents 1536
 fi
 
 if stage 2 "binarise them"; then

@@ -1,7 +1,8 @@
 """What the runs of a recipe leave behind: how they were launched, how they learned, what they scored.
 
-As a command, ``runs.py FOLDER COMMAND...`` notes in FOLDER/launches.jsonl that COMMAND is about to be run, with the
-commit and the hardware. As a module it reads such folders into records, which are what ``recipes/results/`` keeps.
+As a command, ``python -m recipes.runs FOLDER COMMAND...`` notes in FOLDER/launches.jsonl that COMMAND is about to be
+run, with the commit and the hardware. As a module it reads such folders into records, which are what
+``recipes/results/`` keeps.
 """
 
 import json
@@ -101,7 +102,8 @@ def here(threads: int) -> Record:
     if "--out" in arguments:  # where it was put is nobody's business
         place = arguments.index("--out")
         del arguments[place : place + 2]
-    command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *arguments])
+    module = ".".join(Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("").parts)
+    command = shlex.join(["python", "-m", module, *arguments])
     return {"command": command, "commits": [commit()], "hardware": [cpu(threads)], "torch": version("torch")}
 
 

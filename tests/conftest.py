@@ -75,7 +75,7 @@ def documents(tmp_path_factory) -> Path:
     """Binarised documents: 24 for training and one each for validation and test, of 200 words and two line ends."""
     folder = tmp_path_factory.mktemp("documents")
     generate = ["--dest", folder / "raw", "--documents", 96, "--length", 200]
-    run_forked("preprocess/generate_documents.py", *generate)
+    run_forked("preprocess.generate_documents", *generate)
     prepare = ["--level", "word", "--documents", "blank-line"]
     run_forked("infformer-prepare", "--raw", folder / "raw", "--dest", folder / "data", *prepare)
 

@@ -8,7 +8,6 @@ one run adds, on a GPU to its tensors, on a CPU to the resident memory of a fres
 import argparse
 import multiprocessing
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Optional
@@ -18,16 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runs
-from measure import peak_on_gpu, resident, wait
-
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS, Attention
 from fairseq_infformer.modules.attention.relative import RelativeAttention, sinusoidal_distances
 from fairseq_infformer.modules.layers import attention_mask
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+from recipes import runs
+from recipes.benchmarks.measure import peak_on_gpu, resident, wait
 
 
 class PlainRelativeAttention(RelativeAttention):

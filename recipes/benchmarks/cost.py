@@ -8,20 +8,15 @@ timed at some lengths. Prints a table; --out gets cost.json, which recipes/plot.
 import argparse
 import logging
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runs
-from measure import progress, seconds
-
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, GaussianBasis
+from recipes import runs
+from recipes.benchmarks.measure import progress, seconds
 
 LENGTH, BASIS, WIDTHS, HEADS, DIM = 512, 512, (0.01, 0.05), 6, 300
 

@@ -1,6 +1,6 @@
 """Speed and memory of the continuous memory, as ratios to plain code and to ordinary attention, in one run.
 
-  .venv/bin/python recipes/benchmarks/memory.py [--rows 1,2,3,4,5,6] [--repeats 15] [--threads 2] [--device cuda]
+  .venv/bin/python -m recipes.benchmarks.memory [--rows 1,2,3,4,5,6] [--repeats 15] [--threads 2] [--device cuda]
                                                 [--batch 4] [--out DIR]
 
 Both sides of a ratio are measured in turn, and the ratio is the median of the pairs' ratios, so that what else the
@@ -34,15 +34,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runs
-from measure import in_use, paired, peak_on_gpu, progress, resident, seconds, summary, wait
-from plain import PlainMemory, SoftmaxRead
-
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
 from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, Regression, Step, refit_operators
+from recipes import runs
+from recipes.benchmarks.measure import in_use, paired, peak_on_gpu, progress, resident, seconds, summary, wait
+from recipes.benchmarks.plain import PlainMemory, SoftmaxRead
 
 LENGTH, BASIS, HEADS, DIM = 512, 512, 6, 300  # T = L = N = M = 512
 WIDTHS, TAU = (0.01, 0.05), 0.75
@@ -177,7 +173,16 @@ def write_and_read(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     if args.device.type == "cuda":
         yield "1 memory", summary([[float(peak_on_gpu(side[name])) for name in ("ours", "plain")]], "bytes")
         return
-    command = [sys.executable, __file__, "--threads", str(args.threads), "--batch", str(args.batch), "--peak"]
+    command = [
+        sys.executable,
+        "-m",
+        __spec__.name,
+        "--threads",
+        str(args.threads),
+        "--batch",
+        str(args.batch),
+        "--peak",
+    ]
     # Every array is given back to the system as soon as it is freed, so that the peak is that of live memory.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     samples = []

@@ -14,13 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runs
-
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
 from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
+from recipes import runs
 
 RULES = {
     "fixed, τ = .5": ("fixed", 0.5),

@@ -8,15 +8,11 @@ shorter horizon (--ltm-horizon, or --ltm-contraction fixed).
 """
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_infformer.cli import evaluate, trained
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy, LtmCrossEntropyConfig

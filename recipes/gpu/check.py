@@ -10,13 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import runs
 import torch
-from runs import Record
+
+from recipes import runs
+from recipes.runs import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +116,8 @@ def in_process(name: str, args: argparse.Namespace, seconds: float) -> Record:
     rows = args.work / f"{name}.jsonl"
     args.work.mkdir(parents=True, exist_ok=True)
     rows.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--step", name, "--rows", rows, "--work", args.work, "--minutes", seconds / 60]
+    command = [sys.executable, "-m", __spec__.name, "--step", name, "--rows", rows, "--work", args.work]
+    command += ["--minutes", seconds / 60]
     command += ["--dry-run", "--dest", args.dest] if args.dry_run else []
     started = time.monotonic()
     log = args.work / f"{name}.log"
@@ -151,15 +149,15 @@ def run_step(args: argparse.Namespace) -> None:
 def rows_of(args: argparse.Namespace, device: torch.device) -> Iterator[Record]:
     small = args.dry_run
     if args.step in ("modules", "compile"):
-        import modules
+        from recipes.gpu import modules
 
         yield from (modules.check if args.step == "modules" else modules.check_compiled)(device, small)
     elif args.step == "speed":
-        import speed
+        from recipes.gpu import speed
 
         yield from speed.measure(device, small)
     else:
-        import trainings
+        from recipes.gpu import trainings
 
         if args.step == "sorting":
             yield from trainings.sort(device, small, args.work, 60 * args.minutes - 15)  # to end, and to read the log

@@ -5,7 +5,6 @@ from copy import deepcopy
 from functools import partial
 
 import torch
-from agreement import Row, compared
 from torch import Tensor, nn
 
 from fairseq_infformer.modules import (
@@ -21,6 +20,7 @@ from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
 from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, CONTRACTIONS, SAMPLINGS, naive
 from fairseq_infformer.modules.memories.continuous.kernels import cpu, triton_kernels
+from recipes.gpu.agreement import Row, compared
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH, HEADS, DIM = 4, 6, 300

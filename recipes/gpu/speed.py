@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import attention as attention_benchmark
-import memory as memory_benchmark
 import torch
-from agreement import Row
-from measure import seconds
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from recipes.benchmarks import attention as attention_benchmark
+from recipes.benchmarks import memory as memory_benchmark
+from recipes.benchmarks.measure import seconds
+from recipes.gpu.agreement import Row
 
 OPERATORS = torch.ops.fairseq_infformer
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import runs
 import torch
-from agreement import Row, deviation, failed
+
+from recipes import runs
+from recipes.gpu.agreement import Row, deviation, failed
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ["--task", "streaming_language_modeling", "--tokens-per-sample", "16", "--document-boundaries", "reset"]
@@ -107,7 +108,7 @@ def documents(work: Path, count: int) -> Path:
     raw = work / f"raw-{count}"
     if not (data / "dict.txt").exists():
         shutil.rmtree(raw, ignore_errors=True)
-        call(ROOT / "preprocess/generate_documents.py", "--dest", raw, "--documents", count)
+        call("-m", "preprocess.generate_documents", "--dest", raw, "--documents", count)
         prepare = ["--raw", raw, "--dest", data, "--level", "word", "--documents", "blank-line"]
         call("-m", "fairseq_infformer.cli.prepare", *prepare)
     return data

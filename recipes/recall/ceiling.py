@@ -8,16 +8,12 @@ lies evenly. Prints a table: right answers in per cent.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
 from fairseq_infformer.modules.memories.continuous import CONTRACTIONS

@@ -96,7 +96,7 @@ if stage 1 "make the documents"; then
   for epoch in $reaches; do
     reach=${epoch%:*}
     # shellcheck disable=SC2046,SC2086
-    "$venv/python" "$root/preprocess/generate_recall.py" --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
+    "$venv/python" -m preprocess.generate_recall --dest "$dir/raw-$reach" ${text:+--text "$text"} $facts \
       --documents "${epoch#*:}" --reach "$reach" --seed "$reach" $(evaluation_at "$reach")
   done
 fi
@@ -114,7 +114,7 @@ if stage 3 "train"; then for_each_run train_one; fi
 if stage 4 "score"; then for_each_run score_one; fi
 
 if stage 5 "accuracy by distance"; then
-  "$venv/python" "$root/recipes/recall/summary.py" "$dir" --raw "$dir/raw-$last" --data "$dir/data-$last" \
+  "$venv/python" -m recipes.recall.summary "$dir" --raw "$dir/raw-$last" --data "$dir/data-$last" \
     --split "${splits##*,}" --context $context --command "$command"
-  "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
+  "$venv/python" -m recipes.plot "$dir/results.json"
 fi

@@ -6,20 +6,14 @@ distance of an answer is counted in the data: from the value told last for its k
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "preprocess"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runs
-from generate_recall import FACT, NOTES
-from runs import Record
-
 from fairseq_infformer.errors import InputError, install_one_line_messages
+from preprocess.generate_recall import FACT, NOTES
+from recipes import runs
+from recipes.runs import Record
 
 
 def distances_of(tokens: np.ndarray, fact: int, answers: np.ndarray) -> np.ndarray:

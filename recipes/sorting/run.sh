@@ -70,7 +70,7 @@ score_one() {  # memory, seed
 if stage 0 "install"; then install --extras plot; fi
 
 if stage 1 "generate the sequences"; then
-  "$venv/python" "$root/preprocess/generate_sorting.py" --dest "$data" --length "$length" --sequences $sequences
+  "$venv/python" -m preprocess.generate_sorting --dest "$data" --length "$length" --sequences $sequences
 fi
 
 if stage 2 "train"; then for_each_run train_one; fi
@@ -78,6 +78,6 @@ if stage 2 "train"; then for_each_run train_one; fi
 if stage 3 "score"; then for_each_run score_one; fi
 
 if stage 4 "accuracy"; then
-  "$venv/python" "$root/recipes/sorting/summary.py" "$dir" --command "$command"
-  "$venv/python" "$root/recipes/plot.py" "$dir/results.json"
+  "$venv/python" -m recipes.sorting.summary "$dir" --command "$command"
+  "$venv/python" -m recipes.plot "$dir/results.json"
 fi

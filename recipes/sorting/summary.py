@@ -6,15 +6,12 @@ are over seeds, of the test split; results.json has each run, its training curve
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runs
-from runs import Record
+from recipes import runs
+from recipes.runs import Record
 
 SYMBOLS = 20
 # Under teacher forcing 20, 19, … symbols are left to choose from.

@@ -1,11 +1,10 @@
 """Training and evaluation that score answers alone, on the sorting task, as a user runs them."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
-from command_line import ROOT, eval_lm, infformer_eval, logged, run_forked, train
+from command_line import eval_lm, infformer_eval, logged, run_forked, train
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -14,7 +13,7 @@ from fairseq_infformer.tasks.streaming_language_modeling import (
 )
 
 LENGTH, SEQUENCES = 90, 60
-GENERATE = ["preprocess/generate_sorting.py", "--length", LENGTH, "--sequences", SEQUENCES]
+GENERATE = ["preprocess.generate_sorting", "--length", LENGTH, "--sequences", SEQUENCES]
 READING = ["--tokens-per-sample", 28, "--document-boundaries", "reset", "--score", "answers", "--batch-size", 6]
 
 
@@ -44,8 +43,7 @@ def test_generate_sorting_writes_symbols_in_decreasing_order_of_counts(sorting):
 
 
 def test_generate_sorting_drifts_between_two_distributions(sorting):
-    sys.path.insert(0, str(ROOT / "preprocess"))
-    from generate_sorting import sequences
+    from preprocess.generate_sorting import sequences
 
     rows = sequences(np.random.default_rng(0), 4, 200_000)
     for row in rows:

@@ -62,7 +62,7 @@ def checked(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
 
 
 def run_forked(*command: object, check: bool = True, stderr: int = subprocess.STDOUT) -> subprocess.CompletedProcess:
-    """``run`` for a console script, by its name, or a file of Python, without the start of an interpreter.
+    """``run`` for a console script, by its name, a file of Python or a module of recipes, without a new interpreter.
 
     A test of its own holds each of the console scripts of fairseq and this project as a shell starts it.
     """

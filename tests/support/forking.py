@@ -73,7 +73,7 @@ def start_command(
     environment: Mapping[str, str] | None = None,
     before: Callable[[], object] = lambda: None,
 ) -> Command:
-    """Start a console script, by its name, or a file of Python, by its path, in a forked process.
+    """Start a console script, by its name, a file of Python, by its path, or a module, in a forked process.
 
     It has all that this process has imported, which is most of what a start costs, and otherwise what a process of its
     own would have. ``before`` is called in it first.
@@ -129,12 +129,14 @@ def run_command(
 
 
 def _main(name: str) -> Callable[[], Any]:
-    if name.endswith(".py"):
-        return partial(_run_file, name)
+    if name.endswith(".py") or name.startswith(("recipes.", "preprocess.")):
+        return partial(_run_as_main, name)
     (script,) = entry_points(group="console_scripts", name=name)
     return script.load()
 
 
-def _run_file(path: str) -> None:
-    sys.path.insert(0, str((ROOT / path).parent))
-    runpy.run_path(path, run_name="__main__")
+def _run_as_main(name: str) -> None:
+    if name.endswith(".py"):
+        runpy.run_path(name, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shlex
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,11 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
-
-sys.path.insert(0, str(ROOT / "recipes"))
-
-import language_models
-import runs
+from recipes import language_models, runs
 
 # Bands for a dictionary of hundreds of words, and as few updates as are logged.
 FEW = ["--", "--max-update", 10, "--decoder-layers", 1]
@@ -263,5 +258,5 @@ def test_the_summary_takes_a_perplexity_that_no_float_holds(tmp_path):
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):
-    done = run_forked("recipes/language_models.py", tmp_path, "--command", "run.sh", check=False)
+    done = run_forked("recipes.language_models", tmp_path, "--command", "run.sh", check=False)
     assert done.returncode == 1 and "nothing was scored" in done.stdout

@@ -1,20 +1,13 @@
 """What the benchmark measures against computes the same as the package does."""
 
-import importlib.util
 import sys
 
 import torch
-from command_line import ROOT
 from torch import Tensor
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, GaussianBasis
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes/benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from recipes.benchmarks import memory
+from recipes.benchmarks.plain import PlainMemory
 
 
 def test_the_plain_memory_is_the_fast_one():
@@ -22,7 +15,7 @@ def test_the_plain_memory_is_the_fast_one():
     basis = GaussianBasis(64, (0.02, 0.1))
     memory = ContinuousMemory(basis, 48, ridge=0.5, tau=0.6)
     attention = ContinuousAttention(6, 2, basis, min_width=0, head_start=False).double()
-    plain = load("plain").PlainMemory(6, 2, 64, basis.widths, 48, 0.5, 0.6).double()
+    plain = PlainMemory(6, 2, 64, basis.widths, 48, 0.5, 0.6).double()
     plain.load_state_dict(attention.state_dict(), strict=False)
     plain.centers, plain.scales = basis.float64_grid()
     old, new, query = (torch.randn(2, count, 6, dtype=torch.float64) for count in (30, 20, 7))
@@ -45,11 +38,9 @@ def test_the_plain_memory_is_the_fast_one():
 
 
 def test_the_benchmark_says_what_it_takes(capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes/benchmarks"))
-    benchmark = load("memory")
     monkeypatch.setattr(sys, "argv", ["memory.py", "--rows", "7"])
     try:
-        benchmark.parse()
+        memory.parse()
     except SystemExit as stop:
         assert stop.code == 2
     assert "--rows takes some of 1,2,3,4,5,6, got 7" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """The needle test's recipe: its summary, and the recipe in small, as a user runs it."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -9,19 +8,9 @@ import numpy as np
 import pytest
 from command_line import ROOT, run, run_forked
 
-sys.path.insert(0, str(ROOT / "recipes"))
+from recipes.recall import ceiling, summary
+from recipes.runs import note_launch
 
-from runs import note_launch
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(f"recall_{name}", ROOT / "recipes/recall" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-summary = load("summary")
 TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
 2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.5", "num_updates": "10", "wall": "60"}
 """
@@ -50,7 +39,7 @@ def runs(tmp_path_factory):
     """A directory as run.sh leaves it, with answers that are right up to a distance of each run's own."""
     folder = tmp_path_factory.mktemp("recall")
     generate = ["--facts", 3, "--values", 4, "--documents", 9, "--reach", 60, "--distances", "30,60,90"]
-    run_forked("preprocess/generate_recall.py", "--dest", folder / "raw", *generate)
+    run_forked("preprocess.generate_recall", "--dest", folder / "raw", *generate)
     prepare = ["--raw", folder / "raw", "--dest", folder / "data", "--level", "word", "--documents", "blank-line"]
     run_forked("infformer-prepare", *prepare)
     words = [line.split()[0] for line in (folder / "data/dict.txt").read_text().splitlines()]
@@ -70,7 +59,7 @@ def runs(tmp_path_factory):
 
 
 def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
-    done = run_forked("recipes/recall/summary.py", runs, *made_of(runs), "--context", 40)
+    done = run_forked("recipes.recall.summary", runs, *made_of(runs), "--context", 40)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     rows = {row[0]: row[5:] for row in rows if row}
     assert rows["memory"] == ["30", "60", "90"]
@@ -87,9 +76,9 @@ def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
 def test_what_is_tuned_needs_no_look_at_the_test_split(runs, tmp_path):
     shutil.copytree(runs / "continuous-seed1", tmp_path / "continuous-seed1")
     (tmp_path / "continuous-seed1/test.json").unlink()
-    done = run_forked("recipes/recall/summary.py", tmp_path, *made_of(runs), "--split", "valid")
+    done = run_forked("recipes.recall.summary", tmp_path, *made_of(runs), "--split", "valid")
     assert "Right answers of the valid split" in done.stdout and "100.0" in done.stdout
-    run_forked("recipes/plot.py", tmp_path / "results.json")
+    run_forked("recipes.plot", tmp_path / "results.json")
     assert (tmp_path / "by-distance.png").is_file()
 
 
@@ -97,7 +86,7 @@ def test_answers_to_other_data_are_refused(runs, tmp_path):
     shutil.copytree(runs / "none-seed1", tmp_path / "none-seed1")
     answers = dict(np.load(runs / "none-seed1/valid.npz"))
     np.savez(tmp_path / "none-seed1/valid.npz", **answers | {"offset": answers["offset"] + 1})
-    refused = run_forked("recipes/recall/summary.py", tmp_path, *made_of(runs), check=False)
+    refused = run_forked("recipes.recall.summary", tmp_path, *made_of(runs), check=False)
     assert refused.returncode == 1
     assert refused.stdout.splitlines()[-1].endswith("/valid.npz was scored on other data; run stage 4 again")
 
@@ -105,7 +94,7 @@ def test_answers_to_other_data_are_refused(runs, tmp_path):
 def test_the_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
     size = ["--basis", "64", "--samples", "128", "--widths", "0.02", "--documents", "64", "--distances", "16", "768"]
     monkeypatch.setattr(sys, "argv", ["ceiling.py", *size])
-    load("ceiling").main()
+    ceiling.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     near, far = ({name: float(row[place]) for name, *row in rows} for place in (0, 1))
     assert near["continuous"] > 80 and near["continuous-fixed"] > 80

@@ -1,21 +1,17 @@
 """What is kept of the results is what RESULTS.md shows, and what the plots are made of."""
 
 import json
-import sys
 
 import pytest
 from command_line import ROOT, run_forked, run_here
 
-sys.path.insert(0, str(ROOT / "recipes"))
-
-import plot
-import report
+from recipes import plot, report
 
 KEPT = sorted((ROOT / "recipes/results").glob("*.json"))
 
 
 def test_results_are_those_of_the_kept_logs():
-    run_forked("recipes/report.py", "--check")
+    run_forked("recipes.report", "--check")
     shown = report.RESULTS.read_text()
     for file in KEPT:
         assert f"<!-- {file.stem} -->" in shown, f"{file.name} is kept, but RESULTS.md has no table of it"

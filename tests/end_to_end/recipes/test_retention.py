@@ -7,7 +7,7 @@ from command_line import run_forked
 
 def test_retention_prints_and_plots_r_squared_by_age(tmp_path):
     size = ("--segments", 20, "--length", 64, "--channels", 8, "--basis", 256, "--samples", 256, "--noise", 0.5)
-    done = run_forked("recipes/benchmarks/retention.py", *size, "--out", tmp_path)
+    done = run_forked("recipes.benchmarks.retention", *size, "--out", tmp_path)
     found = json.loads((tmp_path / "retention.json").read_text())["r_squared_by_age"]
     assert all(len(r_squared) == 20 for r_squared in found.values())
     assert min(found["proportional"]) > 0.8

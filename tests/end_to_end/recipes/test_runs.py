@@ -3,15 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from command_line import ENVIRONMENT, ROOT, run
 
-sys.path.insert(0, str(ROOT / "recipes"))
-
-import plot
-import runs
+from recipes import plot, runs
 
 SORTING = ROOT / "recipes/sorting/run.sh"
 

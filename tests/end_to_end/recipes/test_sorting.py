@@ -5,16 +5,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from command_line import ENVIRONMENT, ROOT, run, run_forked
 
-sys.path.insert(0, str(ROOT / "recipes"))
-
-import runs
+from recipes import runs
 
 RECIPE = ROOT / "recipes/sorting/run.sh"
 
@@ -119,7 +116,7 @@ def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
     made_up(tmp_path / "100/none-seed1", [20, 10])
     made_up(tmp_path / "100/none-seed2", [20, 20])
     made_up(tmp_path / "100/sticky-fixed-seed1", [5, 19])
-    table = run_forked("recipes/sorting/summary.py", tmp_path).stdout
+    table = run_forked("recipes.sorting.summary", tmp_path).stdout
     first, second, sticky = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert (first["length"], first["memory"], first["seed"], second["seed"]) == (100, "none", 1, 2)
     assert first["valid"]["accuracy"] == 1 and first["test"]["accuracy"] == pytest.approx(0.75)
@@ -136,5 +133,5 @@ def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):
-    done = run_forked("recipes/sorting/summary.py", tmp_path, check=False)
+    done = run_forked("recipes.sorting.summary", tmp_path, check=False)
     assert done.returncode == 1 and "nothing was scored" in done.stdout

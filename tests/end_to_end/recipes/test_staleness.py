@@ -10,7 +10,7 @@ def staleness(documents, save, *training: object, check: bool = True) -> str:
     """What the script says of the last checkpoint of a training."""
     settings = ["--tokens-per-sample", 16, "--document-boundaries", "reset", "--batch-size", 24]
     train(documents, save, *settings, "--no-epoch-checkpoints", "--disable-validation", *training)
-    command = ["recipes/benchmarks/staleness.py", documents, "--segments", 5]
+    command = ["recipes.benchmarks.staleness", documents, "--segments", 5]
     return run_forked(*command, "--path", save / "checkpoint_last.pt", check=check).stdout
 
 

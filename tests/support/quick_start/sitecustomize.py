@@ -5,7 +5,7 @@ import sys
 
 # What starts threads or processes of its own: in a copy of a process that has all of fairseq, sentencepiece's training
 # has crashed and measuring with several threads has hung, now and then.
-ALONE = ("fairseq_infformer.cli.prepare", "recipes/gpu/", "torch.distributed")
+ALONE = ("fairseq_infformer.cli.prepare", "recipes.gpu", "torch.distributed")
 
 words = [word for word in sys.orig_argv[1:] if word != "-u"]
 handed_over = words and (words[0] == "-m" or not words[0].startswith("-"))

@@ -8,9 +8,7 @@ import pytest
 from command_line import ROOT, run_forked
 
 from fairseq_infformer.errors import InputError
-
-sys.path.insert(0, str(ROOT / "preprocess"))
-import generate_recall
+from preprocess import generate_recall
 
 SIZE = ["--facts", 3, "--values", 4, "--documents", 40, "--reach", 300, "--distances", "30,60,90,200"]
 
@@ -135,6 +133,6 @@ def test_main_refuses_wrong_arguments(arguments, message, tmp_path):
 
 def test_errors_are_reported_in_one_line(tmp_path):
     wrong = ["--dest", tmp_path / "no", "--documents", 0]
-    done = run_forked("preprocess/generate_recall.py", *wrong, check=False)
+    done = run_forked("preprocess.generate_recall", *wrong, check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "error: --documents must be positive, got 0"

@@ -1,0 +1,1 @@
+"""Raw text to binarised streams, and the synthetic corpora of the recipes."""
