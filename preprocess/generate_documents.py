@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--length", type=int, default=1022, help="words a document; two line ends come on top")
     parser.add_argument("--types", type=int, default=64, help="word types")
     parser.add_argument("--concentration", type=float, default=0.2, help="of the Dirichlet; smaller: fewer words each")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of all draws")
     return parser
 
 

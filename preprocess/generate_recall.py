@@ -128,9 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dest", type=Path, required=True, help="folder to make")
     parser.add_argument("--facts", type=int, default=8, help="pairs a document tells and asks for (default: 8)")
-    parser.add_argument("--values", type=int, default=8, help="different values; one in so many is guessed (8)")
+    parser.add_argument(
+        "--values", type=int, default=8, help="different values; one in so many is guessed (default: %(default)s)"
+    )
     parser.add_argument("--documents", type=int, default=2000, help="for training (default: 2000)")
-    parser.add_argument("--nearest", type=int, default=8, help="shortest distance in training, in words (8)")
+    parser.add_argument("--nearest", type=int, default=8, help="shortest distance in training, in words (default: 8)")
     parser.add_argument("--reach", type=int, default=4000, help="longest distance in training (default: 4000)")
     parser.add_argument(
         "--distances",
@@ -139,8 +141,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N,N",
         help="in validation and test (default: 1000,2000,4000,8000,16000)",
     )
-    parser.add_argument("--evaluation-documents", type=int, default=40, help="of each distance and split (40)")
-    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    parser.add_argument("--evaluation-documents", type=int, default=40, help="of each distance and split (default: 40)")
+    parser.add_argument("--seed", type=int, default=1, help="of all draws (default: 1)")
     return parser
 
 

@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sequences", type=int, default=8000, help="for training; a tenth of it for the others (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="of all draws (default: %(default)s)")
     return parser
 
 

@@ -49,11 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", help="directory made by prepare.sh")
     parser.add_argument("--path", required=True, help="checkpoint, or directory made of one by infformer-export")
     parser.add_argument("--user-dir", metavar="DIR", help="plugin with densities of your own, as in training")
-    parser.add_argument("--split", default="test", help="default: %(default)s")
+    parser.add_argument("--split", default="test", help="split to score (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=1, help="streams each process reads (default: %(default)s)")
     parser.add_argument("--tokens-per-sample", type=int, help="tokens of a segment (default: as trained)")
     parser.add_argument("--stm-length", type=int, help="short-term memory (default: as trained)")
-    parser.add_argument("--document-boundaries", choices=["ignore", "reset"], help="default: as trained")
+    parser.add_argument(
+        "--document-boundaries", choices=["ignore", "reset"], help="what ends with a document (default: as trained)"
+    )
     parser.add_argument("--score", choices=["all", "answers"], help="which tokens (default: as trained)")
     parser.add_argument(
         "--predictions",

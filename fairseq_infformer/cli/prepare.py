@@ -78,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         "sentencepiece: pieces, bytes included (default: 8000)",
     )
     parser.add_argument("--model-type", choices=("unigram", "bpe"), help="of sentencepiece (default: unigram)")
-    parser.add_argument("--documents", choices=corpus.DOCUMENT_RULES, help="where documents start; see below")
+    parser.add_argument(
+        "--documents", choices=corpus.DOCUMENT_RULES, help="where documents start (default: a split is one document)"
+    )
     parser.add_argument("--dict", type=Path, metavar="FILE", help="use this dict.txt instead of making one")
     parser.add_argument(
         "--sentencepiece-model", type=Path, metavar="FILE", help="use this model instead of training one"

@@ -1,0 +1,138 @@
+"""Write docs/options.md: all options of this project, as the code that declares them describes them.
+
+  python docs/options.py [--check]
+
+--check writes nothing, and fails if the page is not what the code gives.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fairseq_infformer.plugin  # noqa: F401  (first: importing fairseq configures logging otherwise)
+
+# isort: split
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
+
+from fairseq_infformer.cli import evaluate, export, prepare
+from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of, spelt
+from fairseq_infformer.modules.memories import MEMORIES
+from fairseq_infformer.optim import LtmAdamConfig
+from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "preprocess"))
+
+import generate_documents
+import generate_recall
+import generate_sorting
+
+PAGE = Path(__file__).resolve().with_name("options.md")
+HEAD = """\
+# Options
+
+This page is written by `python docs/options.py`; change the code, not the page. An empty default means that the option
+is not set. All other options of `fairseq-train` are fairseq's own: `fairseq-train --help` lists them.
+"""
+PROGRAMS = {
+    "preprocess/prepare.sh": prepare,
+    "infformer-eval": evaluate,
+    "infformer-export": export,
+    "preprocess/generate_documents.py": generate_documents,
+    "preprocess/generate_sorting.py": generate_sorting,
+    "preprocess/generate_recall.py": generate_recall,
+}
+# fairseq's own options of Adam, which LtmAdamConfig inherits, are not this project's.
+OWN_OPTIMIZER_OPTIONS = {"--ltm-lr-scale"}
+
+
+def declared(dataclass: type[FairseqDataclass]) -> list[argparse.Action]:
+    """The options that fairseq makes of a dataclass."""
+    parser = argparse.ArgumentParser()
+    gen_parser_from_dataclass(parser, dataclass())
+    return parser._actions
+
+
+def memory_options() -> Iterator[tuple[str, set[str]]]:
+    """Each registered memory with the names of its options."""
+    for name, registered in MEMORIES.items():
+        yield name, {spelt(option) for option in options_of(registered).values()}
+
+
+def row(action: argparse.Action) -> str:
+    """A row of a table: option, meaning, default."""
+    name = action.option_strings[-1] if action.option_strings else action.dest.upper()
+    meaning = (action.help or "").replace("%(default)s", str(action.default))
+    if noted := re.search(r" ?\(default: ([^)]*)\)", meaning):
+        meaning, default = meaning.replace(noted[0], ""), noted[1]
+    elif action.required:
+        default = "must be given"
+    elif action.nargs == 0:
+        default = "off"
+    else:
+        default = "" if action.default is None else str(action.default)
+    if action.choices:
+        meaning += f" [{', '.join(action.choices)}]"
+    for character, written in (("%%", "%"), ("<", "&lt;"), ("|", r"\|")):
+        meaning = meaning.replace(character, written)
+    return f"| `{name}` | {meaning} | {default} |"
+
+
+def table(actions: list[argparse.Action]) -> str:
+    """The table of some options, without --help."""
+    rows = [row(action) for action in actions if not isinstance(action, argparse._HelpAction)]
+    return "\n".join(["| option | meaning | default |", "|---|---|---|", *rows])
+
+
+def architectures() -> str:
+    """The named architectures, each with the defaults that it changes."""
+    rows, baselines = [], []
+    for name, set_defaults in ARCH_CONFIG_REGISTRY.items():
+        if ARCH_MODEL_NAME_REGISTRY.get(name) != "infinite_former_lm":
+            continue
+        if not name.startswith("infinite_former_"):
+            baselines.append(f"`{name}`")
+            continue
+        set_defaults(changed := argparse.Namespace())
+        options = [spelt(key) + ("" if value is True else f" {value}") for key, value in vars(changed).items()]
+        rows.append(f"| `{name}` | {' '.join(f'`{option}`' for option in options)} |")
+    table = "\n".join(["| `--arch` | defaults that differ |", "|---|---|", *rows])
+    return f"{table}\n\nThe same sizes with another `--long-term-memory`: {', '.join(baselines)}."
+
+
+def page() -> str:
+    """The whole page."""
+    model, of_memories = declared(InfiniteFormerConfig), dict(memory_options())
+    own = set().union(*of_memories.values())
+    optimizer = [action for action in declared(LtmAdamConfig) if action.dest == "ltm_lr_scale"]
+    sections = {
+        "`--task streaming_language_modeling`": table(declared(StreamingLanguageModelingConfig)),
+        "`--arch infinite_former_lm` and its kin": table(
+            [action for action in model if not own & set(action.option_strings)]
+        ),
+        **{
+            f"`--long-term-memory {name}`": table([action for action in model if options & set(action.option_strings)])
+            for name, options in of_memories.items()
+        },
+        "`--optimizer ltm_adam`": "Adam's options, and\n\n" + table(optimizer),
+        "Named architectures": architectures(),
+        **{f"`{program}`": table(module.build_parser()._actions) for program, module in PROGRAMS.items()},
+    }
+    return HEAD + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if the page is not what the code gives")
+    made = page()
+    if not parser.parse_args().check:
+        PAGE.write_text(made, encoding="utf-8")
+    elif made != PAGE.read_text(encoding="utf-8"):
+        sys.exit("error: docs/options.md is not what the code gives; run python docs/options.py")
+
+
+if __name__ == "__main__":
+    main()
