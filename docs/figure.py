@@ -7,11 +7,6 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-matplotlib.rcParams.update({"svg.hashsalt": "figure", "font.size": 11, "mathtext.fontset": "cm"})
-
 import torch
 from matplotlib import pyplot
 from matplotlib.patches import ConnectionPatch
@@ -26,6 +21,7 @@ OLD, NEW, DENSITY, GREY = "#3b82f6", "#e8792b", "#22a06b", "#7d8590"
 
 
 def main() -> None:
+    pyplot.rcParams.update({"svg.hashsalt": "figure", "font.size": 11, "mathtext.fontset": "cm"})
     basis = GaussianBasis(32, widths=(0.03,))
     memory = ContinuousMemory(basis, 256, contraction="fixed", tau=TAU, ridge=1e-3)
     age = torch.linspace(0, 1, 40)

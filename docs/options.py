@@ -24,11 +24,9 @@ from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "preprocess"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import generate_documents
-import generate_recall
-import generate_sorting
+from preprocess import generate_documents, generate_recall, generate_sorting
 
 PAGE = Path(__file__).resolve().with_name("options.md")
 HEAD = """\
