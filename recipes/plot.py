@@ -16,30 +16,20 @@ from typing import Any
 
 import numpy as np
 
+from recipes.memories import MEMORIES
 from recipes.runs import Record, grouped, share_right
 
-# One look for a memory in all the plots.
-LOOKS = {
-    "none": ("Transformer-XL", "#6b7280", "-"),
-    "compressive": ("Compressive Transformer", "#d97706", "-"),
-    "continuous": ("∞-former", "#1d4ed8", "-"),
-    "continuous-fixed": ("∞-former, fixed τ", "#1d4ed8", "--"),
-    "sticky": ("∞-former, sticky", "#059669", "-"),
-    "sticky-fixed": ("∞-former, sticky, fixed τ", "#059669", "--"),
-    "mixed": ("∞-former, half by content", "#be185d", "-"),
-}
 AVERAGED = 5  # points of a training curve
 
 
 def look(memory: str) -> dict[str, Any]:
-    label, color, style = LOOKS[memory]
-    return {"label": label, "color": color, "linestyle": style}
+    return {"label": MEMORIES[memory].label, "color": MEMORIES[memory].color, "linestyle": MEMORIES[memory].line}
 
 
 def memories(runs: list[Record]) -> list[tuple[str, list[Record]]]:
-    """The runs of each memory, in the order of ``LOOKS``."""
+    """The runs of each memory, in the order of ``MEMORIES``."""
     groups = grouped(runs, "memory")
-    return [(memory, groups[(memory,)]) for memory in LOOKS if (memory,) in groups]
+    return [(memory, groups[(memory,)]) for memory in MEMORIES if (memory,) in groups]
 
 
 def mean_and_deviation(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +55,9 @@ def curves(results: Record, axes: Any) -> None:
         updates = np.array(seeds[0]["curve"]["update"])[window - 1 : points]
         line, deviation = mean_and_deviation(smooth)
         axes.plot(updates, line, **look(memory))
-        axes.fill_between(updates, line - deviation, line + deviation, color=LOOKS[memory][1], alpha=0.15, linewidth=0)
+        axes.fill_between(
+            updates, line - deviation, line + deviation, color=MEMORIES[memory].color, alpha=0.15, linewidth=0
+        )
     axes.set(xlabel="updates", ylabel="accuracy in training, %" if name == "accuracy" else "perplexity in training")
     if name == "nll_loss":
         axes.set_yscale("log")

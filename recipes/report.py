@@ -23,7 +23,7 @@ RESULTS = RECIPES / "RESULTS.md"
 TABLES = {
     "sorting": "recipes.sorting.summary",
     "recall": "recipes.recall.summary",
-    "language-model": "recipes.language_models",
+    "language-model": "recipes.language_models.summary",
     "retention": "recipes.benchmarks.retention",
     "memory": "recipes.benchmarks.memory",
     "cost": "recipes.benchmarks.cost",

@@ -1,111 +1,18 @@
-"""What the runs of a recipe leave behind: how they were launched, how they learned, what they scored.
-
-As a command, ``python -m recipes.runs FOLDER COMMAND...`` notes in FOLDER/launches.jsonl that COMMAND is about to be
-run, with the commit and the hardware. As a module it reads such folders into records, which are what
-``recipes/results/`` keeps.
-"""
+"""What the runs of a recipe leave behind, as records, which are what ``recipes/results/`` keeps, and as tables."""
 
 import json
 import math
-import os
 import re
-import shlex
-import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Optional
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-LAUNCHES = "launches.jsonl"
-
-Record = dict[str, Any]
-
-
-# ---- Launches
-
-
-def _output(*command: str) -> str:
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def commit() -> str:
-    """The commit that is checked out; with "+" after it if files differ from it."""
-    return _output("git", "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=7") or "unknown"
-
-
-def cpu(threads: object) -> str:
-    """The cores and the model of the CPU, and the threads that each process takes."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {model[1] if model else 'CPU'}, {threads} thread{'s' * (threads != 1)} a process"
-
-
-def hardware(command: str) -> str:
-    """What a training runs on: a GPU for each of its processes, or the CPU."""
-    launched = re.search(r"--(?:nproc-per-node|ntasks) (\d+)", command)
-    processes = int(launched[1]) if launched else 1
-    gpus = [line.split(" (")[0].split(": ", 1)[1] for line in _output("nvidia-smi", "-L").splitlines() if ": " in line]
-    if gpus and "--cpu" not in command.split() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        return f"{processes} × {gpus[0]}"
-    threads = os.environ.get("OMP_NUM_THREADS") or (1 if processes > 1 else "all")  # torchrun gives each a thread
-    threads = int(threads) if str(threads).isdigit() else threads
-    return cpu(threads) + (f", {processes} processes" if processes > 1 else "")
-
-
-def launches(folder: Path) -> list[Record]:
-    """What ``note_launch`` has noted in a folder."""
-    file = folder / LAUNCHES
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-
-def note_launch(folder: Path, command: Sequence[str]) -> None:
-    """Add a line to the launches of a folder whose training is not done; paths are those from the repository's root.
-
-    Exits if the folder holds a training of other arguments.
-    """
-    command = " ".join(command).replace(f"{ROOT}/", "")
-    for before in launches(folder)[:1]:
-        old, new = (Counter(text.rpartition("fairseq-train")[2].split()) for text in (before["command"], command))
-        if old != new:
-            there, here = (" ".join((a - b).elements()) for a, b in ((old, new), (new, old)))
-            sys.exit(
-                f"error: {folder} is a training of other arguments, with '{there}' where now is '{here}'; give another "
-                "--dir, or delete it"
-            )
-    if (folder / "done").exists():
-        return
-    launch = {
-        "command": command,
-        "commit": commit(),
-        "hardware": hardware(command),
-        "torch": version("torch"),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with (folder / LAUNCHES).open("a", encoding="utf-8") as out:
-        out.write(strict_json(launch) + "\n")
-
-
-def here(threads: int) -> Record:
-    """What a benchmark on the CPU says of where it comes from, as ``provenance`` reads it."""
-    arguments = sys.argv[1:]
-    if "--out" in arguments:  # where it was put is nobody's business
-        place = arguments.index("--out")
-        del arguments[place : place + 2]
-    module = ".".join(Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("").parts)
-    command = shlex.join(["python", "-m", module, *arguments])
-    return {"command": command, "commits": [commit()], "hardware": [cpu(threads)], "torch": version("torch")}
-
+from recipes import launches
+from recipes.launches import Record
 
 # ---- Records
 
@@ -125,7 +32,7 @@ def logged(log: str, kind: str) -> Iterator[dict[str, float]]:
 def training(folder: Path) -> Record:
     """How the run of a folder was trained: launches, parameters, seconds, and the curve of what was logged."""
     log = (folder / "train.log").read_text(encoding="utf-8")
-    launched = launches(folder)
+    launched = launches.launches(folder)
     entries = list(logged(log, "train_inner"))
     seconds, before = 0.0, 0.0
     for point in entries:  # fairseq counts from the start of each launch
@@ -250,7 +157,3 @@ def provenance(results: Record) -> str:
     sources = [source for source in (results, *results.get("runs", [])) if "commits" in source]
     commits, machines = ({x for source in sources for x in source[name]} for name in ("commits", "hardware"))
     return f"`{results['command']}`, commit {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."
-
-
-if __name__ == "__main__":
-    note_launch(Path(sys.argv[1]), sys.argv[2:])

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, GaussianBasis
-from recipes import runs
+from recipes import launches, runs
 from recipes.benchmarks.measure import progress, seconds
 
 LENGTH, BASIS, WIDTHS, HEADS, DIM = 512, 512, (0.01, 0.05), 6, 300
@@ -88,7 +88,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     found = [continuous(args.tokens), full_attention(args.tokens, args.repeats)]
-    results = {"kind": "cost", **runs.here(args.threads), "runs": found}
+    results = {"kind": "cost", **launches.of_this_benchmark(args.threads), "runs": found}
     print(table(results))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
 from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, Regression, Step, refit_operators
-from recipes import runs
+from recipes import launches, runs
 from recipes.benchmarks.measure import in_use, paired, peak_on_gpu, progress, resident, seconds, summary, wait
 from recipes.benchmarks.plain import PlainMemory, SoftmaxRead
 
@@ -77,7 +77,12 @@ def main() -> None:
     for name, result in measured(args):
         results[name] = result
         print(" | ".join(cells(name, result, args.compile)), flush=True)
-    report = {"kind": "memory", **runs.here(args.threads), "machine": machine(args), "results": results}
+    report = {
+        "kind": "memory",
+        **launches.of_this_benchmark(args.threads),
+        "machine": machine(args),
+        "results": results,
+    }
     print(f"\n{table(report)}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

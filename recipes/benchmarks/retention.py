@@ -16,7 +16,7 @@ from tqdm import trange
 
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
 from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
-from recipes import runs
+from recipes import launches, runs
 
 RULES = {
     "fixed, τ = .5": ("fixed", 0.5),
@@ -77,7 +77,7 @@ def main() -> None:
         found[name] = r_squared_by_age(name, memory, signal, noisy, args.segments)
 
     settings = {key: value for key, value in vars(args).items() if key != "out"}
-    results = {"kind": "retention", **runs.here(torch.get_num_threads()), "settings": settings}
+    results = {"kind": "retention", **launches.of_this_benchmark(torch.get_num_threads()), "settings": settings}
     results["r_squared_by_age"] = found
     print(table(results))
     args.out.mkdir(parents=True, exist_ok=True)

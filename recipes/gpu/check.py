@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from recipes import runs
+from recipes import launches, runs
 from recipes.runs import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,8 +92,8 @@ def begun(args: argparse.Namespace) -> Record:
     record = {
         "kind": "gpu",
         "command": "recipes/gpu_check.sh" + " --dry-run" * args.dry_run,
-        "commits": [runs.commit()],
-        "hardware": [f"{len(cards)} × {cards[0]}" if device == "cuda" else runs.cpu(torch.get_num_threads())],
+        "commits": [launches.commit()],
+        "hardware": [f"{len(cards)} × {cards[0]}" if device == "cuda" else launches.cpu(torch.get_num_threads())],
         "torch": torch.__version__,
     }
     try:

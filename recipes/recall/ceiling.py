@@ -18,13 +18,10 @@ from tqdm import tqdm
 from fairseq_infformer.modules import ContinuousMemory, GaussianBasis
 from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
 from fairseq_infformer.modules.memories.continuous.density import find_density
+from recipes.memories import TABLE
 
-MEMORIES = {
-    "continuous": ("proportional", "uniform"),
-    "continuous-fixed": ("fixed", "uniform"),
-    "sticky": ("proportional", "sticky"),
-    "sticky-fixed": ("fixed", "sticky"),
-}
+# Content finds a fact whatever the memory; an ideal reader that asks by position tells them apart.
+BY_POSITION = [memory for memory in TABLE if memory.options.get("ltm-addressing") == "projection"]
 
 
 class Facts(NamedTuple):
@@ -106,7 +103,8 @@ def main() -> None:
     codes = torch.randn(args.facts, args.values, args.dim, generator=generator)
     facts = Facts(codes, torch.randint(args.values, (args.documents, args.facts), generator=generator))
     print(f"{'distance in words':<18}" + "".join(f"{distance:>10,}" for distance in args.distances))
-    for name, (contraction, sampling) in MEMORIES.items():
+    for name, *_, options in BY_POSITION:
+        contraction, sampling = options["ltm-contraction"], options["ltm-sampling"]
         basis = GaussianBasis(args.basis, args.widths)
         memory = ContinuousMemory(basis, args.samples, contraction=contraction, sampling=sampling)
         found = tqdm(by_distance(memory, facts, args), desc=name, total=len(args.distances), disable=None, leave=False)

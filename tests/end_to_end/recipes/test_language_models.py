@@ -15,7 +15,8 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
-from recipes import language_models, runs
+from recipes import launches, runs
+from recipes.language_models import summary
 
 # Bands for a dictionary of hundreds of words, and as few updates as are logged.
 FEW = ["--", "--max-update", 10, "--decoder-layers", 1]
@@ -53,8 +54,10 @@ def cells(table: str, memory: str) -> list[str]:
 
 @pytest.mark.slow
 def test_wikitext2_is_trained_and_scored_once(wikitext, tmp_path):
+    """By the commands that a dry run prints; the recipe finds nothing left to do."""
     command = [recipe("wikitext2"), "--raw", wikitext, "--dir", tmp_path, "--memory", "none", "--stage"]
-    done = run(*command, 1, *FEW, *BANDS, timeout=900)
+    printed = run(*command, 1, "--dry-run", *FEW, *BANDS).stdout
+    done = run("bash", "-ec", printed, timeout=900)
     (found,) = results(tmp_path)["runs"]
     assert found["updates"] == 10 and found["test"]["tokens"] == 2 * (20 * 31 + 5 + 2)
     row = cells(done.stdout, "none")
@@ -203,8 +206,8 @@ def test_all_memories_have_as_many_parameters_and_train_by_srun_in_a_slurm_job(
     "name, arguments, message",
     [
         ("wikitext2", ["--size", "huge"], "unknown size huge; there is only small"),
-        ("wikitext103", ["--size", "tiny"], "unknown size tiny; choose of small, paper"),
-        ("books", ["--memory", "none,sticki"], "unknown memory sticki; choose of none,compressive,"),
+        ("wikitext103", ["--size", "tiny"], "unknown size tiny; choose from small, paper"),
+        ("books", ["--memory", "none,sticki"], "unknown memory sticki; choose from none,compressive,"),
         ("wikitext103", ["--nproc", 8], "--nproc 8 does not divide the batch of 60 streams"),
         ("books", ["--updates", 3], "unknown argument --updates; see --help"),
         ("books", ["--stage", 1], "give --raw, the folder of the text"),
@@ -225,7 +228,7 @@ def test_a_slurm_job_of_no_recipe_is_refused(monkeypatch):
 def made_up(folder: Path, parameters: str, **perplexities: float | None) -> None:
     """A scored run; of each of its splits, the perplexity per word."""
     folder.mkdir(parents=True)
-    runs.note_launch(folder, ["fairseq-train"])
+    launches.note(folder, ["fairseq-train"])
     point = '{"nll_loss": "2.5", "num_updates": "10", "wall": "60"}'
     (folder / "train.log").write_text(f"| num. shared model params: {parameters} (\n | train_inner | {point}\n")
     for name, value in perplexities.items():
@@ -238,7 +241,7 @@ def test_the_summary_is_over_seeds_the_best_memory_last(tmp_path):
     made_up(tmp_path / "continuous-seed2", "1,001", valid=92, test=104, test_zero=122, test_swap=130)
     made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
     made_up(tmp_path / "sticky-seed1", "1,001", valid=50)  # not scored to its end
-    lines = language_models.table(language_models.collect(tmp_path, "run.sh")).splitlines()
+    lines = summary.table(summary.collect(tmp_path, "run.sh")).splitlines()
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4]]
     continuous = ["91.00 ± 1.41", "102.00 ± 2.83", "121.00 ± 1.41", "130.00 ± 0.00"]
     assert found == [
@@ -252,11 +255,11 @@ def test_the_summary_takes_a_perplexity_that_no_float_holds(tmp_path):
     """infformer-eval gives null for it, as JSON has no infinity."""
     made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
     made_up(tmp_path / "continuous-seed1", "1,001", valid=90, test=None, test_zero=None, test_swap=130)
-    first, second = language_models.table(language_models.collect(tmp_path, "run.sh")).splitlines()[2:4]
+    first, second = summary.table(summary.collect(tmp_path, "run.sh")).splitlines()[2:4]
     assert [cell.strip() for cell in first.split("|")[7:-1]] == ["90.00", "∞", "∞", "130.00"]
     assert second.startswith("| none ")
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):
-    done = run_forked("recipes.language_models", tmp_path, "--command", "run.sh", check=False)
+    done = run_forked("recipes.language_models.summary", tmp_path, "--command", "run.sh", check=False)
     assert done.returncode == 1 and "nothing was scored" in done.stdout

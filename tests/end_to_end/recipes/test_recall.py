@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from command_line import ROOT, run, run_forked
 
+from recipes import launches
 from recipes.recall import ceiling, summary
-from recipes.runs import note_launch
 
 TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
 2026-01-01 | INFO | train_inner | {"epoch": 1, "nll_loss": "2.5", "num_updates": "10", "wall": "60"}
@@ -54,7 +54,7 @@ def runs(tmp_path_factory):
             np.savez(folder / name / f"{split}.npz", offset=places, target=target, predicted=predicted)
             (folder / name / f"{split}.json").write_text(json.dumps({"tokens": len(places)}))
         (folder / name / "train.log").write_text(TRAIN_LOG)
-        note_launch(folder / name, ["fairseq-train"])
+        launches.note(folder / name, ["fairseq-train"])
     return folder
 
 

@@ -2,12 +2,18 @@
 
 import json
 import os
+import pathlib
+import signal
 import subprocess
+import sys
+import threading
 
 import pytest
-from command_line import ENVIRONMENT, ROOT, run
+from command_line import ROOT, run
+from recipe_options import experiment
 
-from recipes import plot, runs
+from recipes import commands, launches, plot, runs, train
+from recipes.commands import Command
 
 SORTING = ROOT / "recipes/sorting/run.sh"
 
@@ -28,63 +34,87 @@ def test_wrong_stages_are_refused(recipe, arguments, message):
 
 def test_what_was_not_trained_is_not_scored(tmp_path):
     done = run(SORTING, "--dir", tmp_path, "--memory", "none", "--stage", 3, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"error: {tmp_path}/2000/none-seed1 is not trained to its end" in done.stdout
 
 
-def test_a_training_of_other_arguments_is_refused(tmp_path):
-    runs.note_launch(tmp_path, ["torchrun", f"{ROOT}/.venv/bin/fairseq-train", "data", "--lr", "1"])
-    runs.note_launch(tmp_path, ["srun", "fairseq-train", "data", "--lr", "1"])  # wherever it goes on
-    with pytest.raises(
-        SystemExit, match=r"training of other arguments, with '1' where now is '2 --fp16'; give another"
-    ):
-        runs.note_launch(tmp_path, ["fairseq-train", "data", "--lr", "2", "--fp16"])
-    (tmp_path / "done").touch()
-    with pytest.raises(SystemExit, match="training of other arguments"):
-        runs.note_launch(tmp_path, ["fairseq-train", "data", "--lr", "2"])
-    runs.note_launch(tmp_path, ["fairseq-train", "data", "--lr", "1"])
-    assert len(runs.launches(tmp_path)) == 2
-
-
-def shell(*lines: str) -> subprocess.CompletedProcess:
-    """A script that has sourced what recipes source."""
-    head = [f"root={ROOT}", '. "$root/recipes/staged.sh"', '. "$root/recipes/memories.sh"', "further=()"]
-    command = ["bash", "-c", "\n".join([*head, *lines])]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
-
-
-def test_no_failure_of_a_run_is_lost():
-    # They end together, and the last to be waited for has failed.
-    lines = [
-        'one() { echo "$1 $2"; [ "$1 $2" != "sticky 2" ]; }',
-        "memory=none,sticky seeds=1,2 jobs=4",
-        "for_each_run one",
-    ]
-    for _ in range(20):
-        done = shell(*lines)
-        assert done.returncode == 1
-        assert sorted(done.stdout.splitlines()) == ["none 1", "none 2", "sticky 1", "sticky 2"]
-
-
-def test_a_recipe_that_is_ended_takes_its_runs_along_and_nothing_else():
-    done = shell(
-        "one() { sleep 50; echo survived; }",
-        "memory=none,sticky seeds=1 jobs=2",
-        "(trap '' TERM; sleep 1; echo beside) &",
-        "(sleep 0.5; kill $$) &",
-        "for_each_run one",
+def test_check_refuses_a_training_of_other_arguments(tmp_path, capsys):
+    launches.note(tmp_path, ["torchrun", f"{ROOT}/.venv/bin/fairseq-train", f"{ROOT}/data", "--lr", "1"])
+    launches.check(tmp_path, ["srun", "fairseq-train", "--lr", "1", "./data"])  # wherever it resumes, in whatever order
+    with pytest.raises(SystemExit):
+        launches.check(tmp_path, ["fairseq-train", "data", "--lr", "2", "--fp16"])
+    assert (
+        "training of other arguments, with '1' where '2 --fp16' is given now; give another" in capsys.readouterr().err
     )
-    assert done.returncode == 143 and done.stdout == "beside\n"
+
+
+def test_train_runs_a_training_once(tmp_path, capsys, monkeypatch):
+    """And again after it has failed, to the end of the same log."""
+    for script in ("echo first; echo Error: too hot; exit 3", "echo second", "exit 4"):
+        (tmp_path / "fairseq-train").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "fairseq-train").chmod(0o755)
+        monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "run"), str(tmp_path / "fairseq-train")])
+        if "too hot" in script:
+            with pytest.raises(SystemExit, match="1"):
+                train.main()
+            assert capsys.readouterr().err == f"error: training {tmp_path}/run failed: Error: too hot\n"
+        else:
+            train.main()
+    assert (tmp_path / "run/train.log").read_text() == "first\nError: too hot\nsecond\n"
+    assert len(launches.launches(tmp_path / "run")) == 2 and "is trained already" in capsys.readouterr().err
+
+
+def test_run_loses_no_failure_of_commands_side_by_side(tmp_path):
+    """They end together, and the last to be waited for has failed."""
+    made = [
+        Command(["sh", "-c", f"touch {tmp_path}/{name}; exit {code}"]) for name, code in (("a", 0), ("b", 0), ("c", 5))
+    ]
+    assert commands.run(made, 3) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+    assert commands.run([Command(["false"]), Command(["touch", str(tmp_path / "d")])], 1) == 1
+    assert (tmp_path / "d").exists()
+
+
+def test_run_stops_at_the_first_failure_of_commands_in_order(tmp_path):
+    assert commands.run([Command(["false"]), Command(["touch", str(tmp_path / "a")])]) == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_run_leaves_an_output_whole_or_not_at_all(tmp_path):
+    made = [Command(["sh", "-c", f"echo text; exit {code}"], output=tmp_path / f"{code}.json") for code in (0, 1)]
+    assert commands.run(made, 2) == 1
+    assert (tmp_path / "0.json").read_text() == "text\n" and not (tmp_path / "1.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_ends_whole_process_groups_with_itself(tmp_path, number):
+    """And no process beside them."""
+    beside = subprocess.Popen(["sleep", "50"])
+    family = Command(["sh", "-c", f"sleep 50 & echo $! > {tmp_path}/child; wait"])
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    with pytest.raises(SystemExit) as ended:
+        commands.run([family, Command(["sleep", "50"]), family], 2)
+    assert ended.value.code == 128 + number
+    child = (tmp_path / "child").read_text().strip()
+    state = pathlib.Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert beside.poll() is None
+    beside.kill()
+    beside.wait()
+
+
+def test_progress_names_the_last_update(tmp_path):
+    log = tmp_path / "none-seed1/train.log"
+    command = Command(["fairseq-train", "--max-update", "600", "--max-update", "50"], log=log)
+    assert commands.progress(command) == "none-seed1 0/50"
+    log.parent.mkdir()
+    log.write_text('| train_inner | {"num_updates": "10"}\n| train_inner | {"num_updates": "20", "lo')
+    assert commands.progress(command) == "none-seed1 20/50"
 
 
 def test_the_command_of_a_result_is_one_that_a_shell_takes():
-    done = shell(
-        "size=small seeds=1 memory=none nproc=4 jobs=1 shown='--raw DIR'",
-        "further=(--adam-betas '(0.9, 0.98)')",
-        "check_comparison",
-        'echo "$command"',
-    )
-    assert done.stdout == r"recipes/./run.sh --size small --raw DIR --nproc 4 -- --adam-betas \(0.9\,\ 0.98\)" + "\n"
+    made = experiment("wikitext2", "--raw", "/a/b", "--nproc", 4, "--", "--adam-betas", "(0.9, 0.98)")
+    assert made.command == "recipes/wikitext2/run.sh --size small --raw DIR --nproc 4 -- --adam-betas '(0.9, 0.98)'"
     found = [{"memory": "none", "seed": 1}, {"memory": "sticky", "seed": 1}]
     assert runs.told("run.sh --raw DIR -- --lr 1", found) == "run.sh --raw DIR --memory none,sticky --seeds 1 -- --lr 1"
     assert runs.told("run.sh", found[:1]) == "run.sh --memory none --seeds 1"
@@ -97,11 +127,11 @@ def test_the_hardware_is_that_of_the_processes(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert runs.hardware("fairseq-train data") == "1 × NVIDIA H100"
-    assert runs.hardware("srun --ntasks 8 fairseq-train data") == "8 × NVIDIA H100"
-    assert runs.hardware("fairseq-train data --cpu").endswith(", all threads a process")
-    several = runs.hardware("torchrun --nproc-per-node 2 fairseq-train data --cpu")
-    assert several.endswith(", 1 thread a process, 2 processes")
+    assert launches.hardware("fairseq-train data") == "1 × NVIDIA H100"
+    assert launches.hardware("srun --ntasks 8 fairseq-train data") == "8 × NVIDIA H100"
+    assert launches.hardware("fairseq-train data --cpu").endswith(", all threads per process")
+    several = launches.hardware("torchrun --nproc-per-node 2 fairseq-train data --cpu")
+    assert several.endswith(", 1 thread per process, 2 processes")
 
 
 def test_write_leaves_json_that_every_reader_takes(tmp_path):
@@ -119,7 +149,7 @@ def test_what_is_not_whole_is_passed_over(tmp_path):
     head = "| num. shared model params: 1,234 (num. trained: 1,234)\n"
     for name in ("none-seed1", "none-seed1.old"):
         (tmp_path / name).mkdir()
-        runs.note_launch(tmp_path / name, ["fairseq-train"])
+        launches.note(tmp_path / name, ["fairseq-train"])
         (tmp_path / name / "test.json").write_text('{"tokens": 1}')
         (tmp_path / name / "train.log").write_text(head + '| train_inner | {"nll_loss": "2", "num_upd')
     ((_, found),) = runs.scored_runs(tmp_path)

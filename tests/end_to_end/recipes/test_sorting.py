@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from command_line import ENVIRONMENT, ROOT, run, run_forked
 
-from recipes import runs
+from recipes import launches, runs
 
 RECIPE = ROOT / "recipes/sorting/run.sh"
 
@@ -81,8 +81,8 @@ def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--size", "huge"], "unknown size huge; choose of tiny, small, paper"),
-        (["--memory", "none,sticki"], "unknown memory sticki; choose of none,compressive,"),
+        (["--size", "huge"], "unknown size huge; choose from tiny, small, paper"),
+        (["--memory", "none,sticki"], "unknown memory sticki; choose from none,compressive,"),
         (["--length", "2k"], "--length must be a positive number, got 2k"),
         (["--nproc", 3], "--nproc 3 does not divide the batch of 16 sequences"),
         (["--lenght", 3], "unknown argument --lenght; see --help"),
@@ -103,7 +103,7 @@ TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
 def made_up(folder, right: list[int]) -> None:
     """A scored run, in which answer i of the test split has ``right[i]`` right symbols; all of the other are."""
     folder.mkdir(parents=True)
-    runs.note_launch(folder, ["fairseq-train", f"{ROOT}/runs/data"])
+    launches.note(folder, ["fairseq-train", f"{ROOT}/runs/data"])
     target = np.tile(np.arange(20), (len(right), 1))
     predicted = np.where(np.arange(20) < np.array(right)[:, None], target, (target + 1) % 20)
     for split, words in (("valid", target), ("test", predicted)):

@@ -1,0 +1,76 @@
+"""Fine-tune a pretrained GPT-2 with several memories (Martins et al. 2022, section 4.3)."""
+
+import argparse
+from pathlib import Path
+
+from recipes.commands import Command
+from recipes.language_models.experiment import LanguageModels, LanguageModelSize
+from recipes.launches import die
+
+# Learning rates, one epoch and lengths are the paper's, and so are N, M, widths, λ and τ, which the architecture sets.
+# The paper does not give the batch.
+RATE = "--lr 5e-5 --lr-scheduler fixed"
+SIZES = {
+    "small": LanguageModelSize(  # shows on two cores that all works
+        segment=64,
+        recent=0,
+        batch=8,
+        streams=4,
+        save_interval=50,
+        model="--ltm-basis 64 --ltm-samples 64 --compressive-length 64",
+        training=f"{RATE} --max-update 100",
+    ),
+    "paper": LanguageModelSize(  # one epoch in segments of 512, for GPUs
+        segment=512,
+        recent=0,
+        batch=8,
+        streams=8,
+        save_interval=1000,
+        model="",
+        training=f"{RATE} --max-epoch 1",
+    ),
+}
+
+
+class GPT2(LanguageModels):
+    name, sizes, default_size = "gpt2", SIZES, "paper"
+    raw_help = "the text: train, valid and test by name, as WikiText-103 or PG-19 were published, or your own"
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_options(parser)
+        parser.add_argument(
+            "--gpt2",
+            type=Path,
+            metavar="DIR",
+            help="a folder with a GPT-2 as Hugging Face publishes it: weights, config.json, vocab.json, merges.txt",
+        )
+        parser.add_argument(
+            "--documents",
+            default="wikitext",
+            help="what is a document of the text, as in preprocess/prepare.sh (default: wikitext; PG-19: file)",
+        )
+
+    def check(self) -> None:
+        if not self.options.gpt2:
+            die("give --gpt2, the folder of a GPT-2; the README says what is in it")
+        super().check()
+
+    @property
+    def shown(self) -> str:
+        return f"--gpt2 GPT2 --documents {self.options.documents} --raw DIR"
+
+    def binarise(self) -> list[Command]:
+        how = ["--level", "gpt2", "--gpt2", str(self.options.gpt2), "--documents", self.options.documents]
+        return self.prepare(self.options.raw, *how)
+
+    def model(self, memory: str) -> str:
+        """The sizes are the folder's, and the memory's parameters come on top of them."""
+        optimizer = "adam" if memory == "none" else "ltm_adam --ltm-lr-scale 5"
+        return f"--arch infinite_former_gpt2 {self.size.model} --optimizer {optimizer}"
+
+    def training(self, memory: str, seed: int) -> list[str]:
+        return [*super().training(memory, seed), "--gpt2", str(self.options.gpt2)]
+
+
+EXPERIMENT = GPT2

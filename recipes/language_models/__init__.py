@@ -1,0 +1,1 @@
+"""What is the same for every recipe that trains language models."""

@@ -1,0 +1,53 @@
+"""The width of feed-forward networks with which a model has as many parameters whatever its memory."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, get_args, get_origin
+
+from fairseq_infformer.modules import memories
+from fairseq_infformer.modules.layers import InfiniteFormerLayer
+from recipes.memories import MEMORIES
+
+REFERENCE = "continuous"  # whose models have the width that a size gives
+
+
+def ffn_width(embed_dim: int, num_heads: int, ffn_dim: int, memory: str, arguments: Sequence[str]) -> int:
+    """The width for ``memory``, where the continuous memory's is ``ffn_dim``.
+
+    Args:
+        arguments: of fairseq-train, with the settings of the memories.
+    """
+    arguments = tuple(arguments)
+    least, wanted = (parameters(embed_dim, num_heads, ffn_dim, name, arguments) for name in (memory, REFERENCE))
+    unit = parameters(embed_dim, num_heads, ffn_dim + 1, memory, arguments) - least
+    return ffn_dim + int((wanted - least) / unit)
+
+
+@lru_cache
+def parameters(embed_dim: int, num_heads: int, ffn_dim: int, memory: str, arguments: tuple[str, ...]) -> int:
+    """Parameters of a layer with a memory."""
+    layer = InfiniteFormerLayer(embed_dim, num_heads, ffn_dim, 0, built(embed_dim, num_heads, memory, arguments))
+    return sum(parameter.numel() for parameter in layer.parameters())
+
+
+def built(embed_dim: int, num_heads: int, memory: str, arguments: Sequence[str]) -> Any:
+    """A memory with its settings among ``arguments``; None for none."""
+    given = dict(pairwise(arguments)) | {f"--{name}": value for name, value in MEMORIES[memory].options.items()}
+    name = given["--long-term-memory"]
+    if name == "none":
+        return None
+    registered = memories.MEMORIES[name]
+    settings = {}
+    for field in fields(registered.settings):
+        if (text := given.get(f"--{registered.prefix}-{field.name}".replace("_", "-"))) is not None:
+            settings[field.name] = read(text, field.type)
+    return registered.memory.build(registered.settings(**settings), embed_dim, num_heads, 0)
+
+
+def read(text: str, kind: Any) -> Any:
+    """A setting's value from its option's."""
+    if get_origin(kind) is tuple:
+        return tuple(get_args(kind)[0](part) for part in text.split(","))
+    return next(option for option in (get_args(kind) or (kind,)) if option is not type(None))(text)

@@ -1,0 +1,41 @@
+"""The memories that recipes compare, in one table. A row is all that another registered memory needs."""
+
+from typing import NamedTuple
+
+
+class Memory(NamedTuple):
+    """A memory as recipes, tables and plots know it."""
+
+    name: str  # in --memory, in the folders of runs and in results
+    label: str  # in plots
+    color: str
+    line: str  # matplotlib's style of a line
+    options: dict[str, str]  # of fairseq-train, without their dashes
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of fairseq-train."""
+        return [word for option, value in self.options.items() for word in (f"--{option}", value)]
+
+
+def _continuous(contraction: str, sampling: str, addressing: str = "projection") -> dict[str, str]:
+    return {
+        "long-term-memory": "continuous",
+        "ltm-addressing": addressing,
+        "ltm-contraction": contraction,
+        "ltm-sampling": sampling,
+    }
+
+
+# `fixed` is the paper's contraction; the others keep an equal share for every token. `mixed` is `continuous` with half
+# of its heads addressed by content.
+TABLE = (
+    Memory("none", "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
+    Memory("compressive", "Compressive Transformer", "#d97706", "-", {"long-term-memory": "compressive"}),
+    Memory("continuous", "∞-former", "#1d4ed8", "-", _continuous("proportional", "uniform")),
+    Memory("continuous-fixed", "∞-former, fixed τ", "#1d4ed8", "--", _continuous("fixed", "uniform")),
+    Memory("sticky", "∞-former, sticky", "#059669", "-", _continuous("proportional", "sticky")),
+    Memory("sticky-fixed", "∞-former, sticky, fixed τ", "#059669", "--", _continuous("fixed", "sticky")),
+    Memory("mixed", "∞-former, half by content", "#be185d", "-", _continuous("proportional", "uniform", "mixed")),
+)
+MEMORIES = {memory.name: memory for memory in TABLE}

@@ -1,0 +1,109 @@
+"""Each recipe's sizes and memories give the commands that they should, and a dry run prints what a shell takes."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+from command_line import ROOT, run
+from fairseq import options
+from recipe_options import experiment
+
+from fairseq_infformer.cli import evaluate
+from recipes import memories
+from recipes import run as recipe_run
+from recipes.language_models.parameters import ffn_width
+from recipes.memories import MEMORIES
+
+OWN_OPTIONS = {"gpt2": ["--gpt2", "GPT2", "--raw", "RAW"], "wikitext2": ["--raw", "RAW"], "books": ["--raw", "RAW"]}
+RECIPES = sorted(file.parent.name for file in (ROOT / "recipes").glob("*/run.sh"))
+SIZES = [(name, size) for name in RECIPES for size in experiment(name, *OWN_OPTIONS.get(name, [])).sizes]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "compressive", "none"),
+    [
+        ("wikitext2", "small", 1009, 1583),
+        ("wikitext103", "small", 1009, 1583),
+        ("wikitext103", "paper", 1896, 2714),
+        ("books", "small", 897, 1407),
+        ("books", "paper", 2689, 4223),
+    ],
+)
+def test_ffn_width_gives_every_memory_as_many_parameters(name, size, compressive, none):
+    """The widths are those of the trainings that RESULTS.md shows, whose folders resume with the same ones only."""
+    made = experiment(name, "--size", size, *OWN_OPTIONS.get(name, []))
+    widths = {}
+    for memory in made.memories:
+        words = made.training(memory, 1)
+        widths[memory] = int(words[words.index("--decoder-ffn-embed-dim") + 1])
+    assert widths == dict.fromkeys(MEMORIES, made.size.ffn) | {"compressive": compressive, "none": none}
+
+
+def test_another_memory_is_a_row_of_the_table(monkeypatch):
+    """It is asked how many parameters it has, and every recipe takes it."""
+    row = memories.Memory("wide", "", "", "", {"long-term-memory": "continuous", "ltm-basis": "512"})
+    monkeypatch.setitem(MEMORIES, "wide", row)
+    # Of each head 2 · 512 parameters of μ and σ instead of 2 · 64, and 2 · 288 + 1 for each unit that goes.
+    assert ffn_width(288, 8, 1152, "wide", ["--ltm-basis", "64"]) == 1152 - (2 * 512 - 2 * 64) // 577
+    made = experiment("sorting", "--memory", "none,wide")
+    assert "--long-term-memory continuous --ltm-basis 512" in " ".join(made.training("wide", 1))
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, monkeypatch, capsys):
+    arguments = ["--size", size, "--memory", "none,sticky", "--seeds", "7", "--dir", str(tmp_path / "a run")]
+    environment = dict(os.environ)
+    monkeypatch.setattr(sys, "argv", ["run", name, *arguments, *OWN_OPTIONS.get(name, []), "--dry-run"])
+    monkeypatch.setattr(os, "environ", environment)
+    if name == "gpt2":
+        monkeypatch.setattr("fairseq_infformer.models.gpt2.read_settings", lambda folder: {})
+    recipe_run.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert not list(tmp_path.iterdir())
+    lines = [shlex.split(line) for line in printed if not line.startswith("#")]
+    assert lines[0] == ["recipes/setup.sh", "--extras", "plot"]
+    trainings = [
+        line[line.index(".venv/bin/fairseq-train") + 1 :] for line in lines if ".venv/bin/fairseq-train" in line
+    ]
+    scores = [line[1 : line.index(">")] for line in lines if line[0] == ".venv/bin/infformer-eval"]
+    assert len(trainings) == 2 and len(scores) in (4, 6)
+    for words in trainings:
+        args = options.parse_args_and_arch(options.get_training_parser(), words)
+        assert args.seed == 7 and args.save_dir.startswith(f"{tmp_path}/a run/")
+    for words in scores:
+        assert evaluate.build_parser().parse_args(words).split in ("valid", "test")
+
+
+def test_dry_run_prints_the_same_for_a_shell_elsewhere(tmp_path):
+    words = [ROOT / "recipes/wikitext2/run.sh", "--dry-run", "--raw", "here", "--dir", "there", "--memory", "none"]
+    printed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert f"preprocess/prepare.sh --raw {tmp_path}/here --dest {tmp_path}/there/data " in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_quickstart_prints_commands_in_a_dry_run(tmp_path):
+    printed = run(ROOT / "recipes/quickstart.sh", "--dry-run", "--dir", tmp_path / "a run", "--updates", 7).stdout
+    lines = [shlex.split(line) for line in printed.splitlines() if not line.startswith("#")]
+    trainings = [line[1:] for line in lines if line[0] == ".venv/bin/fairseq-train"]
+    scores = [line[1:] for line in lines if line[0] == ".venv/bin/fairseq-eval-lm"]
+    assert len(trainings) == 2 and len(scores) == 3 and not list(tmp_path.iterdir())
+    for words in trainings:
+        assert options.parse_args_and_arch(options.get_training_parser(), words).max_update == 7
+    for words in scores:
+        options.parse_args_and_arch(options.get_eval_lm_parser(), words)
+
+
+def test_run_answers_at_once():
+    """Neither torch nor fairseq is imported for help and errors."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "recipes.run", "books", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "recipes.options" in modules and not modules & {"torch", "fairseq", "numpy"}
+    assert "--raw DIR" in done.stdout and "sticky-fixed" in done.stdout
