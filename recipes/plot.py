@@ -72,7 +72,7 @@ def accuracy_by_length(results: Record, axes: Any) -> None:
         line, deviation = np.array([mean_and_deviation(values) for values in accuracy])[:, :, 0].T
         axes.errorbar(found, line, deviation, marker="o", capsize=3, **look(memory))
     axes.axhline(100 * results["guessing"], color="grey", linewidth=0.8, linestyle=":", label="guess")
-    axes.set(xlabel="symbols of a sequence", ylabel="right symbols, %", xscale="log", ylim=(0, 100))
+    axes.set(xlabel="symbols per sequence", ylabel="correct symbols, %", xscale="log", ylim=(0, 100))
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
 
@@ -87,7 +87,7 @@ def accuracy_by_distance(results: Record, axes: Any) -> None:
         axes.axhline(100 * level, color="grey", linestyle=style, linewidth=1, label=label)
     if distances[0] <= results["context"] <= distances[-1]:
         axes.axvline(results["context"], color="grey", linewidth=1, label="end of what attention sees")
-    axes.set(xlabel="distance in words", ylabel="right answers, %", xscale="log", ylim=(0, 102))
+    axes.set(xlabel="distance in words", ylabel="correct answers, %", xscale="log", ylim=(0, 102))
     axes.set_xticks(distances, [f"{distance:,}" for distance in distances], rotation=30)
     axes.minorticks_off()
 
@@ -97,7 +97,7 @@ def cost_by_tokens(results: Record, axes: Any) -> None:
         label = {"continuous": "∞-former", "attention": "attention to all that was read"}[run["memory"]]
         color = {"continuous": "#1d4ed8", "attention": "#6b7280"}[run["memory"]]
         axes.plot(run["tokens"], [1e6 * value for value in run["seconds_a_token"]], label=label, color=color)
-    axes.set(xlabel="tokens read", ylabel="µs a token", xscale="log", yscale="log")
+    axes.set(xlabel="tokens read", ylabel="µs per token", xscale="log", yscale="log")
 
 
 # For each kind of results: the file's name, what it needs, and how it is drawn.

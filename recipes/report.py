@@ -3,7 +3,8 @@
   python -m recipes.report [--check]
 
 A table stands between <!-- NAME --> and <!-- end of NAME -->, and is made of recipes/results/NAME.json: the
-results.json that a recipe left, or the JSON of a benchmark, copied there. --check changes nothing, and fails if a
+results.json that a recipe left, or the JSON of a benchmark, copied there. The first table is made of all that compare
+memories. --check changes nothing, and fails if a
 table is not what its log gives.
 """
 
@@ -15,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from recipes import plot, runs
+from recipes.memories import MEMORIES
 from recipes.runs import Record
 
 RECIPES = Path(__file__).resolve().parent
@@ -29,6 +31,7 @@ TABLES = {
     "cost": "recipes.benchmarks.cost",
     "gpu": "recipes.gpu.check",
 }
+OVERVIEW = "overview"  # made of all logs
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end of (?P=name) -->", re.DOTALL)
 
 
@@ -39,10 +42,29 @@ def section(name: str, results: Record) -> str:
     return f"<!-- {name} -->\n{table}\n\n{source}\n<!-- end of {name} -->"
 
 
+def overview(kept: Path) -> str:
+    """One table of the kept results that compare memories, a column for each memory, the best in bold."""
+    rows, columns = [], {name: memory.label for name, memory in MEMORIES.items()}
+    for file in sorted(kept.glob("*.json")):
+        results = json.loads(file.read_text(encoding="utf-8"))
+        for measure, values, best in getattr(import_module(TABLES[results["kind"]]), "headlines", lambda _: [])(
+            results
+        ):
+            means = {memory: runs.mean(seeds) for memory, seeds in values.items()}
+            winner = best(means, key=means.get) if len(means) > 1 else None
+            cells = {memory: runs.spread(seeds) for memory, seeds in values.items()}
+            cells |= {winner: f"**{cells[winner]}**"} if winner else {}
+            rows.append([f"[{file.stem}](results/{file.name})", measure, *(cells.get(name, "") for name in columns)])
+    table = runs.markdown(["results", "measure", *columns.values()], rows)
+    return f"<!-- {OVERVIEW} -->\n{table}\n<!-- end of {OVERVIEW} -->"
+
+
 def report(text: str, kept: Path) -> str:
     """``text`` with each marked table made anew of the logs in a folder."""
 
     def made(found: re.Match) -> str:
+        if found["name"] == OVERVIEW:
+            return overview(kept)
         file = kept / f"{found['name']}.json"
         if not file.exists():
             sys.exit(f"error: RESULTS.md has a table {found['name']}, but there is no {file}")

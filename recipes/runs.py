@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -115,6 +115,14 @@ def show_and_keep(folder: Path, results: Record, table: Callable[[Record], str])
 
 
 # ---- Tables
+
+
+class Headline(NamedTuple):
+    """A figure of some results that is worth standing in one table with those of all others."""
+
+    measure: str
+    values: dict[str, list[float]]  # of each memory, by seed
+    best: Callable[..., float]  # min or max
 
 
 def grouped(runs: Sequence[Record], *names: str) -> dict[tuple, list[Record]]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv beside this repository and install everything into it. Does nothing if that is done.
+# Make .venv in this repository and install everything into it. Does nothing where that is done already.
 #
 #   recipes/setup.sh [--extras test,lint]
 #

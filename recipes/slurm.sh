@@ -15,7 +15,7 @@
 #   recipes/wikitext103/run.sh --stop-stage 1      # once, where there is a network, in a folder all nodes see
 #   sbatch --nodes 3 recipes/slurm.sh wikitext103 --stage 2 --memory none,compressive,continuous
 #
-# A job that was stopped goes on from its checkpoints when it is submitted or requeued. One process reads at least one
+# A job that was stopped resumes from its checkpoints when it is submitted or requeued. One process reads at least one
 # stream, so the tasks must divide the batch (sorting and gpt2: 8; wikitext103: 60; books: 32, each at --size paper;
 # recall: 32 at --size large).
 set -euo pipefail

@@ -49,6 +49,15 @@ def table(results: Record) -> str:
     )
 
 
+def headlines(results: Record) -> list[runs.Headline]:
+    """The perplexity of the last split."""
+    last = results["ablated"]
+    by_memory = runs.grouped(results["runs"], "memory").items()
+    values = {memory: [run[last]["perplexity_per_word"] for run in seeds] for (memory,), seeds in by_memory}
+    known = {memory: scores for memory, scores in values.items() if None not in scores}
+    return [runs.Headline(f"perplexity per word, {last} split", known, min)]
+
+
 def _perplexity(scores: list[Record | None], unit: str) -> str:
     if not all(scores):
         return ""

@@ -86,10 +86,28 @@ def table(results: Record) -> str:
     asked = results["runs"][0][split]["asked"]
     levels = "; ".join(f"{name}: {100 * level:.1f} %" for name, level in results["levels"].items())
     return (
-        f"{runs.markdown(header, rows)}\n\nRight answers of the {split} split in %, by distance in words; {min(asked)} "
-        f"or more at each distance and seed. {levels[0].upper()}{levels[1:]}. Through all layers attention sees at "
-        f"most {results['context']} words back."
+        f"{runs.markdown(header, rows)}\n\nCorrect answers of the {split} split in %, by distance in words; "
+        f"{min(asked)} or more at each distance and seed. {levels[0].upper()}{levels[1:]}. Through all layers "
+        f"attention sees at most {results['context']} words back."
     )
+
+
+def headlines(results: Record) -> list[runs.Headline]:
+    """The accuracy at the first, a middle and the last distance that attention does not see."""
+    distances, split = results["distances"], results["split"]
+    beyond = [place for place, distance in enumerate(distances) if distance > results["context"]]
+    shares = {
+        memory: [100 * runs.share_right(run, split) for run in seeds]
+        for (memory,), seeds in runs.grouped(results["runs"], "memory").items()
+    }
+    return [
+        runs.Headline(
+            f"correct answers {distances[place]:,} words later, %",
+            {memory: [share[place] for share in found] for memory, found in shares.items()},
+            max,
+        )
+        for place in dict.fromkeys((beyond[0], beyond[len(beyond) // 2], beyond[-1]))
+    ]
 
 
 def best_guess(facts: int, values: int, draws: int = 20_000) -> float:

@@ -1,8 +1,9 @@
-"""How much of each answer the memories of recipes/sorting/run.sh got right: a table, and DIR/results.json.
+"""How much of each answer the memories of recipes/sorting/run.sh got correct: a table, and DIR/results.json.
 
-An answer is 20 symbols, each predicted after the right ones before it. Accuracy is the share of right symbols; a match
-is an answer whose symbols are all right, which is what greedy decoding would give as well. Mean and standard deviation
-are over seeds, of the test split; results.json has each run, its training curve, and the validation split too.
+An answer is 20 symbols, each predicted after the correct ones before it. Accuracy is the share of correct symbols; a
+match is an answer whose symbols are all correct, which is what greedy decoding would give as well. Mean and standard
+deviation are over seeds, of the test split; results.json has each run, its training curve, and the validation split
+too.
 """
 
 import argparse
@@ -60,11 +61,25 @@ def table(results: Record) -> str:
         "updates",
         "targets",
         "training",
-        "right, %",
-        "all 20 right, %",
+        "correct, %",
+        "all 20 correct, %",
     ]
-    guess = f"A guess among the symbols that are left is right in {100 * results['guessing']:.1f} %."
+    guess = f"A guess among the symbols that are left is correct in {100 * results['guessing']:.1f} % of the cases."
     return runs.markdown(header, [row for _, row in sorted(rows)]) + f"\n\n{guess}"
+
+
+def headlines(results: Record) -> list[runs.Headline]:
+    """The accuracy at each length."""
+    lengths = runs.grouped(results["runs"], "length")
+    return [
+        runs.Headline(
+            f"correct symbols of {length:,}, %",
+            {memory: [100 * run["test"]["accuracy"] for run in seeds] for (memory,), seeds in by_memory.items()},
+            max,
+        )
+        for (length,), found in lengths.items()
+        for by_memory in [runs.grouped(found, "memory")]
+    ]
 
 
 def main() -> None:
