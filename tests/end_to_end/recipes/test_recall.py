@@ -77,7 +77,7 @@ def test_what_is_tuned_needs_no_look_at_the_test_split(runs, tmp_path):
     shutil.copytree(runs / "continuous-seed1", tmp_path / "continuous-seed1")
     (tmp_path / "continuous-seed1/test.json").unlink()
     done = run_forked("recipes.recall.summary", tmp_path, *made_of(runs), "--split", "valid")
-    assert "Right answers of the valid split" in done.stdout and "100.0" in done.stdout
+    assert "Correct answers of the valid split" in done.stdout and "100.0" in done.stdout
     run_forked("recipes.plot", tmp_path / "results.json")
     assert (tmp_path / "by-distance.png").is_file()
 

@@ -51,3 +51,12 @@ def test_every_kind_of_results_is_drawn(file, tmp_path):
         "retention",
         "gpu",
     )  # which draw their own, or none
+
+
+def test_overview_has_the_best_of_each_task_in_bold():
+    lines = [line for line in report.overview(ROOT / "recipes/results").splitlines() if line.startswith("| [")]
+    (books,) = [line for line in lines if "[books-small]" in line]
+    # One seed each; a perplexity is better where it is lower.
+    assert [cell.strip() for cell in books.split("|")[3:7]] == ["**1372.2**", "1389.5", "1412.5", "1384.1"]
+    (sorting,) = [line for line in lines if "[sorting-4000]" in line]
+    assert "| **36.8 ± 2.0** |" in sorting and "| 20.7 ± 1.1 " in sorting
