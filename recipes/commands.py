@@ -86,7 +86,7 @@ def run(commands: Sequence[Command], side_by_side: Optional[int] = None) -> int:
     Returns:
         0, or the exit code of the first that has failed.
     """
-    waiting, running, done, failed = list(commands), [], 0, 0
+    waiting, running, done, failed, shown = list(commands), [], 0, 0, 0.0
     with signals_noted() as noted:
         while running or (waiting and (side_by_side or not failed)):
             while waiting and len(running) < (side_by_side or 1):
@@ -104,7 +104,9 @@ def run(commands: Sequence[Command], side_by_side: Optional[int] = None) -> int:
                     one.end()
                 say("")
                 sys.exit(128 + noted[0])
-            show([one.command for one in running], done, len(commands))
+            if time.monotonic() - shown > 1:
+                show([one.command for one in running], done, len(commands))
+                shown = time.monotonic()
     return failed
 
 
@@ -145,7 +147,7 @@ def progress(command: Command) -> str:
     """A training's name and update, such as ``continuous-seed1 340/600``."""
     try:
         with command.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 10_000))
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 100_000))
             updates = re.findall(rb'"num_updates": "(\d+)"', log.read())
     except OSError:
         updates = []

@@ -74,7 +74,7 @@ def check(folder: Path, command: Sequence[str]) -> None:
         texts = (before["command"], from_root(" ".join(command)))
         old, new = (Counter(map(_normal, text.rpartition("fairseq-train")[2].split())) for text in texts)
         if old != new:
-            was, now = (" ".join((a - b).elements()) for a, b in ((old, new), (new, old)))
+            was, now = (" ".join((a - b).elements()) or "nothing" for a, b in ((old, new), (new, old)))
             die(
                 f"{folder} is a training of other arguments, with {was!r} where {now!r} is given now; give another "
                 "--dir, or delete it"

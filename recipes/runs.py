@@ -75,8 +75,8 @@ def scored_runs(root: Path, pattern: str = "*-seed*", split: str = "test") -> It
         yield file.parent, record | {name: score(file.parent, name) for name in ("valid", "test")}
 
 
-def told(command: str, found: Sequence[Record]) -> str:
-    """The command of a recipe with the memories and seeds of its runs, before what goes on to fairseq-train."""
+def full_command(command: str, found: Sequence[Record]) -> str:
+    """The command of a recipe with the memories and seeds of its runs, before the arguments of fairseq-train."""
     own, dashes, further = command.partition(" -- ")
     for name, values in (("memory", {run["memory"]: 0 for run in found}), ("seeds", {run["seed"]: 0 for run in found})):
         own += f" --{name} {','.join(map(str, values))}"
@@ -134,7 +134,7 @@ def grouped(runs: Sequence[Record], *names: str) -> dict[tuple, list[Record]]:
 
 
 def share_right(run: Record, split: str = "test") -> np.ndarray:
-    """The share of right answers in each of a run's groups of questions; NaN where nothing was asked."""
+    """The share of correct answers in each of a run's groups of questions; NaN where nothing was asked."""
     asked = np.array(run[split]["asked"], dtype=float)
     return np.array(run[split]["right"]) / np.where(asked, asked, np.nan)
 

@@ -22,7 +22,7 @@ LENGTH, BASIS, WIDTHS, HEADS, DIM = 512, 512, (0.01, 0.05), 6, 300
 
 
 def continuous(tokens: int) -> runs.Record:
-    """Seconds a token while a stream is read: the mean since half as many tokens were read, at powers of two."""
+    """Seconds per token while a stream is read: the mean since half as many tokens were read, at powers of two."""
     basis = GaussianBasis(BASIS, WIDTHS)
     memory = ContinuousMemory(basis, LENGTH, contraction="proportional")
     attention = ContinuousAttention(DIM, HEADS, basis)
@@ -44,7 +44,7 @@ def continuous(tokens: int) -> runs.Record:
 
 
 def full_attention(tokens: int, repeats: int) -> runs.Record:
-    """Seconds a token of a segment that attends to ``tokens`` before it, at powers of two: the median of some."""
+    """Seconds per token of a segment that attends to ``tokens`` before it, at powers of two: the median of some."""
     query_key_value, out_proj = torch.nn.Linear(DIM, 3 * DIM, bias=False), torch.nn.Linear(DIM, DIM, bias=False)
     x, reach, found = torch.randn(1, LENGTH, DIM), LENGTH, {}
     while reach <= tokens:
@@ -65,13 +65,13 @@ def full_attention(tokens: int, repeats: int) -> runs.Record:
 
 
 def table(results: runs.Record) -> str:
-    """Microseconds a token, and how much longer attention to everything takes."""
+    """Microseconds per token, and how much longer attention to everything takes."""
     ours, other = (dict(zip(run["tokens"], run["seconds_a_token"])) for run in results["runs"])
     rows = [
         [f"{reach:,}", f"{1e6 * ours[reach]:.1f}", f"{1e6 * other[reach]:.1f}", f"{other[reach] / ours[reach]:.1f}"]
         for reach in sorted(ours.keys() & other.keys())
     ]
-    return runs.markdown(["tokens read", "∞-former, µs a token", "attention to all, µs a token", "ratio"], rows)
+    return runs.markdown(["tokens read", "∞-former, µs per token", "attention to all, µs per token", "ratio"], rows)
 
 
 @torch.no_grad()

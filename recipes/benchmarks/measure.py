@@ -79,7 +79,7 @@ def resident(field: str = "VmRSS") -> int:
 
 
 def give_back_freed_memory() -> None:
-    """Return what was freed to the system, so that ``resident`` tells what is in use.
+    """Return what was freed to the system, so that ``resident`` reports what is in use.
 
     glibc keeps freed blocks for later, some ten MiB more at one moment than at the next.
     """

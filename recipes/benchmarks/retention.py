@@ -1,8 +1,8 @@
 """What a continuous memory still knows of what it read, by age, for each contraction.
 
 A smooth signal of several channels, known without noise, is read with noise in segments. The memory after the last
-segment rebuilds it at every token's place on [0, 1]; R² says how much of each segment's variance that explains. Prints
-a table, and writes retention.json and retention.png (matplotlib: pip install '.[plot]').
+segment rebuilds it at every token's position on [0, 1]; R² says how much of each segment's variance that explains.
+Prints a table, and writes retention.json and retention.png (matplotlib: pip install '.[plot]').
 """
 
 import argparse
@@ -47,8 +47,8 @@ def r_squared_by_age(name: str, memory: ContinuousMemory, signal: Tensor, noisy:
         ends = torch.cat([ends * tau, torch.ones(1, dtype=torch.float64)])  # where each segment ends on [0, 1]
         state = memory.write(state, noisy[None, number * length : (number + 1) * length].float())
     inside = (torch.arange(length, dtype=torch.float64) + 0.5) / length
-    places = ends[:-1, None] + ends.diff()[:, None] * inside
-    rebuilt = memory.basis.evaluate(places.flatten()) @ state.coefficients[0].double()
+    positions = ends[:-1, None] + ends.diff()[:, None] * inside
+    rebuilt = memory.basis.evaluate(positions.flatten()) @ state.coefficients[0].double()
     error = (rebuilt - signal).square().view(segments, -1).mean(1)
     variance = signal.view(segments, length, -1).var(dim=1, correction=0).mean(1)
     return (1 - error / variance).flip(0).tolist()
@@ -57,7 +57,7 @@ def r_squared_by_age(name: str, memory: ContinuousMemory, signal: Tensor, noisy:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--segments", type=int, default=40, help="how many segments are read")
-    parser.add_argument("--length", type=int, default=512, help="vectors a segment")
+    parser.add_argument("--length", type=int, default=512, help="vectors per segment")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--noise", type=float, default=1.0, help="standard deviation; the signal's is 1")
     parser.add_argument("--basis", type=int, default=512, help="N")

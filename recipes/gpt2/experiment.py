@@ -10,26 +10,17 @@ from recipes.launches import die
 # Learning rates, one epoch and lengths are the paper's, and so are N, M, widths, λ and τ, which the architecture sets.
 # The paper does not give the batch.
 RATE = "--lr 5e-5 --lr-scheduler fixed"
+# fmt: off
 SIZES = {
-    "small": LanguageModelSize(  # shows on two cores that all works
-        segment=64,
-        recent=0,
-        batch=8,
-        streams=4,
-        save_interval=50,
-        model="--ltm-basis 64 --ltm-samples 64 --compressive-length 64",
-        training=f"{RATE} --max-update 100",
-    ),
-    "paper": LanguageModelSize(  # one epoch in segments of 512, for GPUs
-        segment=512,
-        recent=0,
-        batch=8,
-        streams=8,
-        save_interval=1000,
-        model="",
-        training=f"{RATE} --max-epoch 1",
-    ),
+    # Shows on two cores that all works.
+    "small": LanguageModelSize(
+        segment=64, recent=0, batch=8, streams=4, save_interval=50, training=f"{RATE} --max-update 100",
+        model="--ltm-basis 64 --ltm-samples 64 --compressive-length 64"),
+    # One epoch in segments of 512, for GPUs.
+    "paper": LanguageModelSize(
+        segment=512, recent=0, batch=8, streams=8, save_interval=1000, training=f"{RATE} --max-epoch 1", model=""),
 }
+# fmt: on
 
 
 class GPT2(LanguageModels):

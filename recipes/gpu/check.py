@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     args.only = args.only.split(",") if args.only else list(STEPS)
     if unknown := [name for name in args.only if name not in STEPS]:
-        parser.error(f"--only has {unknown[0]!r}; choose of {', '.join(STEPS)}")
+        parser.error(f"--only has {unknown[0]!r}; choose from {', '.join(STEPS)}")
     if not args.minutes > 0:
         parser.error(f"--minutes must be positive, got {args.minutes:g}")
     if not args.dry_run and not torch.cuda.is_available():

@@ -23,7 +23,7 @@ def collect(root: Path, command: str) -> Record:
     for folder, run in runs.scored_runs(root, split=last):
         found.append(run | {name: runs.score(folder, f"{last}-{name}") for name in ABLATIONS})
     found.sort(key=lambda run: (run["memory"], run["seed"]))
-    return {"kind": "language-model", "command": runs.told(command, found), "ablated": last, "runs": found}
+    return {"kind": "language-model", "command": runs.full_command(command, found), "ablated": last, "runs": found}
 
 
 def table(results: Record) -> str:

@@ -1,10 +1,10 @@
-"""How much of the facts a continuous memory still holds by distance, whoever reads it: the ceiling of recall.
+"""How much of the facts a continuous memory still holds by distance, for an ideal reader: the ceiling of recall.
 
 Nothing is trained. Each fact is one vector, drawn for its key and value; the words around it and the filler are random
-vectors of the same length. The memory is written in segments, and read at the place and with the width that serve best
-for the fact at the distance (chosen on half of the documents, scored on the others); the value whose vector is nearest
-to what was read is the answer. With sticky sampling, the share --look of the attention stays on the facts, and the rest
-lies evenly. Prints a table: right answers in per cent.
+vectors of the same length. The memory is written in segments, and read at the position and with the width that serve
+best for the fact at the distance (chosen on half of the documents, scored on the others); the value whose vector is
+nearest to what was read is the answer. With sticky sampling, the share --look of the attention stays on the facts, and the rest
+lies evenly. Prints a table: correct answers in per cent.
 """
 
 import argparse
@@ -20,27 +20,27 @@ from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
 from fairseq_infformer.modules.memories.continuous.density import find_density
 from recipes.memories import TABLE
 
-# Content finds a fact whatever the memory; an ideal reader that asks by position tells them apart.
+# Content finds a fact whatever the memory; for a reader that asks by position they differ.
 BY_POSITION = [memory for memory in TABLE if memory.options.get("ltm-addressing") == "projection"]
 
 
 class Facts(NamedTuple):
-    """What documents tell: vectors of every key and value (F, V, C), and the values told (B, F)."""
+    """What documents state: vectors of every key and value (F, V, C), and the values stated (B, F)."""
 
     codes: Tensor
-    told: Tensor
+    stated: Tensor
 
     def words(self, generator: torch.Generator) -> Tensor:
         """(B, 3F, C): two other words before each fact's vector."""
-        documents, facts = self.told.shape
+        documents, facts = self.stated.shape
         words = torch.randn(documents, facts, 3, self.codes.shape[2], generator=generator)
-        words[:, :, 2] = self.codes[torch.arange(facts), self.told]
+        words[:, :, 2] = self.codes[torch.arange(facts), self.stated]
         return words.flatten(1, 2)
 
     def accuracy(self, reads: Tensor) -> Tensor:
-        """Which of the answers (B, G, F) that reads (B, G, C) give are right, 1 or 0."""
+        """Which of the answers (B, G, F) that reads (B, G, C) give are correct, 1 or 0."""
         scores = torch.einsum("bgc,fvc->bgfv", reads, self.codes)
-        return (scores.argmax(-1) == self.told[:, None]).float()
+        return (scores.argmax(-1) == self.stated[:, None]).float()
 
 
 def looks(share: float, end: float, documents: int) -> Tensor:
@@ -58,7 +58,7 @@ def looks(share: float, end: float, documents: int) -> Tensor:
 def by_distance(memory: ContinuousMemory, facts: Facts, args: argparse.Namespace) -> Iterator[float]:
     """Accuracy at each of ``args.distances``."""
     generator = torch.Generator().manual_seed(args.seed)
-    documents, pairs = facts.told.shape
+    documents, pairs = facts.stated.shape
     words, read, end = facts.words(generator), 0, 1.0
     state, density = memory.initial_state(documents, args.dim), None
     for distance in args.distances:
@@ -75,10 +75,10 @@ def by_distance(memory: ContinuousMemory, facts: Facts, args: argparse.Namespace
             end = tau * stays if read else 3 * pairs / x.shape[1]
             read += x.shape[1]
             density = looks(args.look, end, documents) if memory.sampling != "uniform" else None
-        places = torch.linspace(0, 1, 41)[None] * torch.tensor([0.01, 0.03, 0.1, 0.3, 1.0])[:, None]
+        positions = torch.linspace(0, 1, 41)[None] * torch.tensor([0.01, 0.03, 0.1, 0.3, 1.0])[:, None]
         widths = torch.tensor([1.0, 2.0, 4.0])[:, None] * min(memory.basis.widths)
-        places, widths = torch.cartesian_prod(places.flatten(), widths.flatten()).T
-        reads = memory.basis.expected(places, widths.square()) @ state.coefficients
+        positions, widths = torch.cartesian_prod(positions.flatten(), widths.flatten()).T
+        reads = memory.basis.expected(positions, widths.square()) @ state.coefficients
         right = facts.accuracy(reads)
         half = documents // 2
         best = right[:half].mean(0).argmax(0)  # (F,)

@@ -32,50 +32,38 @@ class RecallSize(Size):
     training: str
 
 
+# fmt: off
 SIZES = {
-    "tiny": RecallSize(  # minutes on two cores
-        layers=2,
-        segment=16,
-        recent=4,
-        reaches={24: 32000, 48: 16000, 96: 20000},
-        batch=128,
-        streams=60,
+    # Minutes on two cores.
+    "tiny": RecallSize(
+        layers=2, segment=16, recent=4, reaches={24: 32000, 48: 16000, 96: 20000}, batch=128, streams=60,
         facts="--facts 4 --values 4 --nearest 5",
         evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60",
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
         "--position-encoding alibi --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16",
         training="--lr 3e-3 --warmup-updates 100 --max-update 1500",
-        memories=("none", "continuous"),
-    ),
-    "small": RecallSize(  # hours there
-        layers=3,
-        segment=64,
-        recent=16,
-        reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500},
-        batch=64,
-        streams=24,
+        memories=("none", "continuous")),
+    # Hours there.
+    "small": RecallSize(
+        layers=3, segment=64, recent=16, reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500}, batch=64, streams=24,
         facts="--facts 4 --values 4 --nearest 5",
         evaluation="--distances 64,256,1000,4000,16000,64000,256000 --evaluation-documents 24",
         dictionary="--vocab-size 2000",
         model="--arch infinite_former_lm_tiny --decoder-attention-heads 8 --position-encoding rope "
         "--ltm-basis 512 --ltm-samples 1024 --ltm-widths 0.0025 --compressive-length 128",
-        training="--lr 2e-3 --warmup-updates 200 --max-update 2400",
-    ),
-    "large": RecallSize(  # for GPUs
-        layers=6,
-        segment=512,
-        recent=128,
-        reaches={128: 80000, 512: 40000, 2048: 20000, 8192: 40000},
-        batch=32,
-        streams=8,
+        training="--lr 2e-3 --warmup-updates 200 --max-update 2400"),
+    # For GPUs.
+    "large": RecallSize(
+        layers=6, segment=512, recent=128, reaches={128: 80000, 512: 40000, 2048: 20000, 8192: 40000},
+        batch=32, streams=8,
         facts="--facts 16 --values 16 --nearest 5",
         evaluation="--distances 1000,4000,8000,16000,32000,64000,128000,256000 --evaluation-documents 48",
         dictionary="--vocab-size 30000",
         model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048 "
         "--ltm-widths 0.002,0.01",
-        training="--lr 5e-4 --warmup-updates 1000 --max-update 25000",
-    ),
+        training="--lr 5e-4 --warmup-updates 1000 --max-update 25000"),
 }
+# fmt: on
 
 
 class Recall(Experiment):
@@ -168,9 +156,9 @@ class Recall(Experiment):
         context = size.layers * size.segment + size.recent - 1
         split = self.options.splits.split(",")[-1]
         made_of = ["--raw", self.dir / f"raw-{self.last}", "--data", self.scored]
-        told = ["--split", split, "--context", context, "--command", self.command]
+        options = ["--split", split, "--context", context, "--command", self.command]
         return [
-            self.python("recipes.recall.summary", self.dir, *made_of, *told),
+            self.python("recipes.recall.summary", self.dir, *made_of, *options),
             self.python("recipes.plot", self.dir / "results.json"),
         ]
 

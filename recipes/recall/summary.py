@@ -1,7 +1,7 @@
 """Accuracy of recall by distance, for each memory: a table, and DIR/results.json.
 
 Reads the documents' recall.json, the binarised data, and the answers that each run gave, MEMORY-seedN/SPLIT.npz. The
-distance of an answer is counted in the data: from the value told last for its key to the answer itself.
+distance of an answer is counted in the data: from the value stated last for its key to the answer itself.
 """
 
 import argparse
@@ -17,25 +17,25 @@ from recipes.runs import Record
 
 
 def distances_of(tokens: np.ndarray, fact: int, answers: np.ndarray) -> np.ndarray:
-    """Tokens between each answer's value and where that value was told.
+    """Tokens between each answer's value and where that value was stated.
 
     Args:
         tokens: of the split. fact: the word that starts a fact.
         answers: offsets of values asked for, rising; their keys stand two tokens before them.
     """
-    told_at: dict[int, int] = {}  # where the value of each key was told last
+    stated_at: dict[int, int] = {}  # where the value of each key was stated last
     facts, found = np.flatnonzero(tokens == fact), []
     seen = 0
     for place in answers:
         while seen < len(facts) and facts[seen] < place:
-            told_at[int(tokens[facts[seen] + 1])] = int(facts[seen]) + 2
+            stated_at[int(tokens[facts[seen] + 1])] = int(facts[seen]) + 2
             seen += 1
-        found.append(int(place) - told_at[int(tokens[place - 2])])
+        found.append(int(place) - stated_at[int(tokens[place - 2])])
     return np.array(found)
 
 
 def read(file: Path, tokens: np.ndarray, fact: int, distances: list[int]) -> Record:
-    """Of one run: how many answers were asked for at each of ``distances``, from it to the next, and how many right."""
+    """Of one run: how many answers were asked for from each of ``distances`` to the next, and how many are correct."""
     answers = np.load(file)
     if (tokens[answers["offset"]] != answers["target"]).any():
         raise InputError(f"{file} was scored on other data; run stage 4 again")
@@ -72,7 +72,7 @@ def collect(folder: Path, raw: Path, data: Path, split: str, context: int, comma
     values = notes["values"]
     levels = {"chance": 1 / values, "knowing the values told, not their keys": best_guess(notes["facts"], values)}
     settings = {"distances": distances, "context": context, "facts": notes["facts"], "values": values, "levels": levels}
-    return {"kind": "recall", "command": runs.told(command, found), "split": split, **settings, "runs": found}
+    return {"kind": "recall", "command": runs.full_command(command, found), "split": split, **settings, "runs": found}
 
 
 def table(results: Record) -> str:
@@ -111,9 +111,9 @@ def headlines(results: Record) -> list[runs.Headline]:
 
 
 def best_guess(facts: int, values: int, draws: int = 20_000) -> float:
-    """How often one is right who knows which values a document told, but not for which keys."""
-    told = np.random.default_rng(0).integers(values, size=(draws, facts))
-    counts = (told[:, :, None] == np.arange(values)).sum(1)
+    """How often a guess is correct that knows which values a document stated, but not for which keys."""
+    stated = np.random.default_rng(0).integers(values, size=(draws, facts))
+    counts = (stated[:, :, None] == np.arange(values)).sum(1)
     return float(counts.max(1).mean() / facts)
 
 

@@ -27,38 +27,21 @@ SMALL_MODEL = (
     "--decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
 )
 SMALL_TRAINING = "--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --num-workers 0"
+# fmt: off
 SIZES = {
-    "tiny": SortingSize(  # minutes on two cores
-        length=490,
-        sequences=6400,
-        segment=64,
-        batch=16,
-        updates=400,
-        model=SMALL_MODEL,
-        training=SMALL_TRAINING,
-        memories=("none", "compressive", "continuous"),
-        seeds=(1,),
-        jobs=2,
-    ),
-    "small": SortingSize(  # 10 minutes per training there
-        length=2000,
-        sequences=8000,
-        segment=128,
-        batch=16,
-        updates=600,
-        model=SMALL_MODEL,
-        training=SMALL_TRAINING,
-    ),
-    "paper": SortingSize(  # for GPUs
-        length=8000,
-        sequences=8000,
-        segment=1024,
-        batch=8,
-        updates=20000,
-        model="--arch infinite_former_lm_sort --untie-embeddings",
-        training="--lr 2e-4",
-    ),
+    # Minutes on two cores.
+    "tiny": SortingSize(
+        length=490, sequences=6400, segment=64, batch=16, updates=400, model=SMALL_MODEL, training=SMALL_TRAINING,
+        memories=("none", "compressive", "continuous"), seeds=(1,), jobs=2),
+    # 10 minutes per training there.
+    "small": SortingSize(
+        length=2000, sequences=8000, segment=128, batch=16, updates=600, model=SMALL_MODEL, training=SMALL_TRAINING),
+    # For GPUs.
+    "paper": SortingSize(
+        length=8000, sequences=8000, segment=1024, batch=8, updates=20000, training="--lr 2e-4",
+        model="--arch infinite_former_lm_sort --untie-embeddings"),
 }
+# fmt: on
 
 
 class Sorting(Experiment):

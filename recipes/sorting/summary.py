@@ -20,7 +20,7 @@ GUESSING = sum(1 / left for left in range(1, SYMBOLS + 1)) / SYMBOLS
 
 
 def read(file: Path) -> Record:
-    """Of what ``infformer-eval --predictions`` wrote: how many answers, and which shares of them are right."""
+    """Of what ``infformer-eval --predictions`` wrote: how many answers, and which shares of them are correct."""
     predictions = np.load(file)
     right = (predictions["target"] == predictions["predicted"]).reshape(-1, SYMBOLS)
     return {
@@ -42,7 +42,12 @@ def collect(root: Path, command: str) -> Record:
     own, *further = command.partition(" -- ")
     lengths = {run["length"] for run in found}
     own += f" --length {lengths.pop() if len(lengths) == 1 else 'N'}"
-    return {"kind": "sorting", "command": runs.told(own + "".join(further), found), "guessing": GUESSING, "runs": found}
+    return {
+        "kind": "sorting",
+        "command": runs.full_command(own + "".join(further), found),
+        "guessing": GUESSING,
+        "runs": found,
+    }
 
 
 def table(results: Record) -> str:

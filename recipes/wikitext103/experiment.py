@@ -4,39 +4,23 @@ from recipes.commands import Command
 from recipes.language_models.experiment import ADAM, LanguageModels, LanguageModelSize
 from recipes.launches import ROOT
 
+# fmt: off
 SIZES = {
-    # Shows on two cores that all works, with the same text or any other in its form.
+    # Shows on two cores that all works, with the same text or any other in its form. Narrower bands than WikiText-2's:
+    # rare words are most of the dictionary.
     "small": LanguageModelSize(
-        width=288,
-        heads=8,
-        ffn=1152,
-        segment=32,
-        recent=32,
-        basis=64,
-        batch=64,
-        streams=16,
-        save_interval=200,
-        # Narrower bands than WikiText-2's: rare words are most of the dictionary.
+        width=288, heads=8, ffn=1152, segment=32, recent=32, basis=64, batch=64, streams=16, save_interval=200,
         model="--arch infinite_former_lm --decoder-layers 4 --dropout 0 --adaptive-input "
         "--adaptive-softmax-cutoff 2000,10000 --adaptive-input-factor 4 --adaptive-softmax-factor 4",
-        training=f"{ADAM} --lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100 --max-update 1000",
-    ),
+        training=f"{ADAM} --lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100 --max-update 1000"),
     # From scratch at the paper's size, for GPUs. Optimiser, batch and lengths are those of the Transformer-XL that the
-    # paper compares with; N = M = 150 and τ = .5 are the paper's.
+    # paper compares with; N = M = 150 and τ = 0.5 are the paper's.
     "paper": LanguageModelSize(
-        width=410,
-        heads=10,
-        ffn=2100,
-        segment=150,
-        recent=150,
-        basis=150,
-        batch=60,
-        streams=16,
-        save_interval=2000,
+        width=410, heads=10, ffn=2100, segment=150, recent=150, basis=150, batch=60, streams=16, save_interval=2000,
         model="--arch infinite_former_lm_wt103",
-        training=f"{ADAM} --lr 2.5e-4 --warmup-updates 0 --max-update 200000",
-    ),
+        training=f"{ADAM} --lr 2.5e-4 --warmup-updates 0 --max-update 200000"),
 }
+# fmt: on
 
 
 class WikiText103(LanguageModels):

@@ -29,7 +29,7 @@ def test_gpu_check_runs_every_step_in_small_and_resumes(tmp_path):
     ("arguments", "error"),
     [
         (["--dry-run"], "give --dry-run a --dest"),
-        (["--dry-run", "--dest", "x.json", "--only", "speed,nosuch"], "--only has 'nosuch'; choose of modules,"),
+        (["--dry-run", "--dest", "x.json", "--only", "speed,nosuch"], "--only has 'nosuch'; choose from modules,"),
         (["--dry-run", "--dest", "nosuch/x.json"], "--dest nosuch/x.json: there is no such folder"),
         (["--minutes", "0"], "--minutes must be positive, got 0"),
     ],

@@ -116,8 +116,11 @@ def test_the_command_of_a_result_is_one_that_a_shell_takes():
     made = experiment("wikitext2", "--raw", "/a/b", "--nproc", 4, "--", "--adam-betas", "(0.9, 0.98)")
     assert made.command == "recipes/wikitext2/run.sh --size small --raw DIR --nproc 4 -- --adam-betas '(0.9, 0.98)'"
     found = [{"memory": "none", "seed": 1}, {"memory": "sticky", "seed": 1}]
-    assert runs.told("run.sh --raw DIR -- --lr 1", found) == "run.sh --raw DIR --memory none,sticky --seeds 1 -- --lr 1"
-    assert runs.told("run.sh", found[:1]) == "run.sh --memory none --seeds 1"
+    assert (
+        runs.full_command("run.sh --raw DIR -- --lr 1", found)
+        == "run.sh --raw DIR --memory none,sticky --seeds 1 -- --lr 1"
+    )
+    assert runs.full_command("run.sh", found[:1]) == "run.sh --memory none --seeds 1"
 
 
 def test_the_hardware_is_that_of_the_processes(tmp_path, monkeypatch):
