@@ -3,8 +3,8 @@
 Nothing is trained. Each fact is one vector, drawn for its key and value; the words around it and the filler are random
 vectors of the same length. The memory is written in segments, and read at the position and with the width that serve
 best for the fact at the distance (chosen on half of the documents, scored on the others); the value whose vector is
-nearest to what was read is the answer. With sticky sampling, the share --look of the attention stays on the facts, and the rest
-lies evenly. Prints a table: correct answers in per cent.
+nearest to what was read is the answer. With sticky sampling, the share --look of the attention stays on the facts, and
+the rest lies evenly. Prints a table: correct answers in per cent.
 """
 
 import argparse
