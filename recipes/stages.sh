@@ -3,6 +3,16 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
+# Whatever ends this shell ends what it runs.
+child=
+end() {  # exit code
+  [ -z "$child" ] || kill -TERM "$child" 2> /dev/null || true
+  wait || true
+  exit "$1"
+}
+trap 'end 130' INT
+trap 'end 143' TERM
+
 python() {
   local program=$root/.venv/bin/python
   if [ ! -x "$program" ]; then
@@ -12,11 +22,8 @@ python() {
       exit 1
     }
   fi
-  # Whatever ends this shell ends what it runs.
   "$program" "$@" &
-  trap "kill -INT $!; wait $!; exit 130" INT
-  trap "kill -TERM $!; wait $!; exit 143" TERM
-  wait $!
-  trap - INT TERM
+  child=$!
+  wait "$child"
   case " $* " in *" --help "* | *" -h "*) exit 0 ;; esac
 }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from command_line import ROOT, run
@@ -86,6 +87,12 @@ def test_run_leaves_an_output_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "0.json").read_text() == "text\n" and not (tmp_path / "1.json").exists()
 
 
+def has_ended(pid: str) -> bool:
+    """Whether a process runs no more, be it that nobody has waited for it yet."""
+    state = pathlib.Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().split()[2] == "Z"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_ends_whole_process_groups_with_itself(tmp_path, number):
     """And no process beside them."""
@@ -95,9 +102,7 @@ def test_run_ends_whole_process_groups_with_itself(tmp_path, number):
     with pytest.raises(SystemExit) as ended:
         commands.run([family, Command(["sleep", "50"]), family], 2)
     assert ended.value.code == 128 + number
-    child = (tmp_path / "child").read_text().strip()
-    state = pathlib.Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert has_ended((tmp_path / "child").read_text().strip())
     assert beside.poll() is None
     beside.kill()
     beside.wait()
@@ -160,3 +165,19 @@ def test_what_is_not_whole_is_passed_over(tmp_path):
     results = {"kind": "language-model", "runs": [found]}
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert plot.draw(results, "", tmp_path) == []  # too short to have been logged
+
+
+def test_a_recipe_that_is_killed_takes_its_trainings_along(tmp_path):
+    """Where the signal comes to the shell alone, as by ``kill``."""
+    (tmp_path / "srun").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 50\n")
+    (tmp_path / "srun").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NUM_NODES": "2"}
+    options = ["--memory", "none", "--nproc", "2", "--stage", "2", "--dir", tmp_path / "run"]
+    recipe = subprocess.Popen([SORTING, *options], env=environment, stderr=subprocess.DEVNULL)
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    recipe.terminate()
+    assert recipe.wait(60) == 143
+    assert has_ended(pid.read_text().strip())

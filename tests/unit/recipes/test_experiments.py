@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import ROOT, run
+from command_line import ROOT, run, run_here
 from fairseq import options
 from recipe_options import experiment
 
@@ -64,16 +64,16 @@ def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, m
     assert not list(tmp_path.iterdir())
     lines = [shlex.split(line) for line in printed if not line.startswith("#")]
     assert lines[0] == ["recipes/setup.sh", "--extras", "plot"]
-    trainings = [
-        line[line.index(".venv/bin/fairseq-train") + 1 :] for line in lines if ".venv/bin/fairseq-train" in line
-    ]
-    scores = [line[1 : line.index(">")] for line in lines if line[0] == ".venv/bin/infformer-eval"]
+    trainings, scores = (
+        [line[line.index(f".venv/bin/{program}") + 1 :] for line in lines if f".venv/bin/{program}" in line]
+        for program in ("fairseq-train", "infformer-eval")
+    )
     assert len(trainings) == 2 and len(scores) in (4, 6)
     for words in trainings:
         args = options.parse_args_and_arch(options.get_training_parser(), words)
         assert args.seed == 7 and args.save_dir.startswith(f"{tmp_path}/a run/")
     for words in scores:
-        assert evaluate.build_parser().parse_args(words).split in ("valid", "test")
+        assert evaluate.build_parser().parse_args(words[: words.index(">")]).split in ("valid", "test")
 
 
 def test_dry_run_prints_the_same_for_a_shell_elsewhere(tmp_path):
@@ -107,3 +107,8 @@ def test_run_answers_at_once():
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "recipes.options" in modules and not modules & {"torch", "fairseq", "numpy"}
     assert "--raw DIR" in done.stdout and "sticky-fixed" in done.stdout
+
+
+def test_a_recipe_that_does_not_exist_is_named():
+    code, error = run_here(recipe_run.main, "sortin")
+    assert code == 2 and error.startswith("error: unknown recipe sortin; choose from books, gpt2, ")
