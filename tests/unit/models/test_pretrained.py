@@ -297,11 +297,11 @@ def test_infformer_eval_refuses_data_of_another_dictionary(documents, data, monk
 
 
 @pytest.mark.parametrize("settings", [{}, ADAPTIVE])
-def test_readme_example_of_an_exported_model_runs(settings, data, monkeypatch, capsys):
+def test_docs_example_of_an_exported_model_runs(settings, data, monkeypatch, capsys):
     model = build(**settings)
     exported(data, model)
     monkeypatch.chdir(data.parent)
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Trust")[1]
+    section = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names := {})
     assert capsys.readouterr().out.count("\n") == 3  # what was exported, and the example's two lines
     # The same by hand: the whole text at once, with a short-term memory that misses none of it.
