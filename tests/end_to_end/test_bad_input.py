@@ -145,15 +145,18 @@ def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
     refused(row, command, documents, checkpoint, tmp_path)
 
 
-def test_console_scripts_report_an_error_in_one_line(documents, tmp_path):
-    """Two rows through processes of their own."""
-    command = [BIN / "fairseq-train", documents, *TASK, *TINY, *STREAMS, "--save-dir", tmp_path / "save"]
-    for wrong, message in (
-        ([*command, "--ddp-backend", "fully_sharded"], "FSDP"),
-        ([BIN / "infformer-eval", documents, "--path", tmp_path / "none.pt"], "there is no checkpoint"),
-    ):
-        done = run(*wrong, check=False)
-        assert done.returncode == 1 and message in one_error(done.stdout)
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("fairseq-train", [*TASK, *TINY, *STREAMS, "--save-dir", "save", "--ddp-backend", "fully_sharded"], "FSDP"),
+        pytest.param("infformer-eval", ["--path", "none.pt"], "there is no checkpoint", marks=pytest.mark.slow),
+    ],
+)
+def test_console_scripts_report_an_error_in_one_line(script, flags, message, documents, tmp_path):
+    """As a shell starts them, in processes of their own."""
+    files = {name: tmp_path / name for name in ("save", "none.pt")}
+    done = run(BIN / script, documents, *(files.get(flag, flag) for flag in flags), check=False)
+    assert done.returncode == 1 and message in one_error(done.stdout)
     assert not list(tmp_path.iterdir())
 
 

@@ -45,14 +45,20 @@ def test_training_writes_the_loss_terms_to_tensorboard(trained):
     assert {"nll_loss", "kl", "ltm_mu", "ltm_sigma"} <= set(events.Tags()["scalars"])
 
 
-def test_eval_lm_and_validate_print_the_perplexity_of_training(documents, trained):
+def run_as_a_shell(script: str, *flags: object) -> subprocess.CompletedProcess:
+    return run(BIN / script, *flags)
+
+
+@pytest.mark.parametrize("start", [run_forked, pytest.param(run_as_a_shell, marks=pytest.mark.slow)])
+def test_eval_lm_and_validate_print_the_perplexity_of_training(start, documents, trained):
+    """test_bad_input has a script that a shell starts among its fast tests."""
     checkpoint, log = trained
     flags = [*TASK, *RESET, "--path", checkpoint, "--batch-size", 4, "--cpu", "--num-workers", 0]
-    text = run(BIN / "fairseq-eval-lm", documents, *flags, "--tokens-per-sample", 16, "--gen-subset", "valid").stdout
+    text = start("fairseq-eval-lm", documents, *flags, "--tokens-per-sample", 16, "--gen-subset", "valid").stdout
     assert scored(text) == TOKENS
     # All round to two digits; the first sums the losses in another order, and each may have threads of its own.
     assert perplexity(text) == pytest.approx(logged(log, "valid", "ppl")[-1], abs=0.011)
-    again = run(BIN / "fairseq-validate", documents, *flags).stdout
+    again = start("fairseq-validate", documents, *flags).stdout
     assert logged(again, "valid", "ppl")[-1] == pytest.approx(logged(log, "valid", "ppl")[-1], abs=0.011)
 
 

@@ -27,10 +27,10 @@ def encoding(request, monkeypatch) -> str:
     return name
 
 
-def build(encoding: str, dropout: float = 0.0, dim: int = DIM) -> Attention:
+def build(encoding: str, dropout: float = 0.0, dim: int = DIM, heads: int = HEADS) -> Attention:
     """In float64, with biases that are not zero; where positions are learned, of all projections, as GPT-2 has them."""
     torch.manual_seed(0)
-    attention = POSITION_ENCODINGS[encoding](dim, HEADS, dropout, bias=encoding == "learned").double()
+    attention = POSITION_ENCODINGS[encoding](dim, heads, dropout, bias=encoding == "learned").double()
     for parameter in attention.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter)
@@ -63,9 +63,8 @@ def test_attention_matches_reference_in_values_and_gradients(encoding, queries, 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("held", [[2, 2], [2, 1]])
 def test_attention_passes_gradcheck(encoding, dropout, held):
-    dim = 2 * HEADS  # each number is moved by itself
-    attention = build(encoding, dropout, dim)
-    query, hidden, mask = inputs(3, 2, held, dim)
+    attention = build(encoding, dropout, dim=4, heads=2)  # small, as each number is moved by itself
+    query, hidden, mask = inputs(3, 2, held, dim=4)
 
     def attend(q: Tensor, h: Tensor, *parameters: Tensor) -> Tensor:
         torch.manual_seed(2)  # the same draws each time
@@ -150,7 +149,7 @@ def test_dropout_repeats_under_activation_checkpointing(encoding):
 @pytest.mark.parametrize("held", [[2, 2], [2, 1]])
 def test_attention_compiles_into_one_graph(encoding, held):
     torch.compiler.reset()
-    attention, (query, hidden, mask) = build(encoding), inputs(3, 2, held)
+    attention, (query, hidden, mask) = build(encoding, dim=4, heads=2), inputs(3, 2, held, dim=4)
     results = []
     for attend in (attention, torch.compile(attention, fullgraph=True, backend="aot_eager")):
         y = attend(query, hidden, mask)
