@@ -94,8 +94,8 @@ def accuracy_by_distance(results: Record, axes: Any) -> None:
 
 def cost_by_tokens(results: Record, axes: Any) -> None:
     for run in results["runs"]:
-        label = {"continuous": "∞-former", "attention": "attention to all that was read"}[run["memory"]]
-        color = {"continuous": "#1d4ed8", "attention": "#6b7280"}[run["memory"]]
+        memory = MEMORIES.get(run["memory"])
+        label, color = (memory.label, memory.color) if memory else ("attention to all that was read", "#6b7280")
         axes.plot(run["tokens"], [1e6 * value for value in run["seconds_a_token"]], label=label, color=color)
     axes.set(xlabel="tokens read", ylabel="µs per token", xscale="log", yscale="log")
 
