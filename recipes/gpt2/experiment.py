@@ -44,7 +44,7 @@ class GPT2(LanguageModels):
 
     def check(self) -> None:
         if not self.options.gpt2:
-            die("give --gpt2, the folder of a GPT-2; the README says what is in it")
+            die("give --gpt2, the folder of a GPT-2; docs/gpt2.md lists its files")
         super().check()
 
     @property

@@ -45,7 +45,7 @@ class LanguageModels(Experiment):
 
     def check(self) -> None:
         if self.options.stage <= 1 <= self.options.stop_stage and not (self.options.raw or self.is_binarised):
-            die("give --raw, the folder of the text; the README says where to get it")
+            die("give --raw, the folder of the text; docs/recipes.md says where to get it")
 
     @property
     def shown(self) -> str:
