@@ -24,8 +24,8 @@ LENGTH, BASIS, WIDTHS, HEADS, DIM = 512, 512, (0.01, 0.05), 6, 300
 def continuous(tokens: int) -> runs.Record:
     """Seconds per token while a stream is read: the mean since half as many tokens were read, at powers of two."""
     basis = GaussianBasis(BASIS, WIDTHS)
-    memory = ContinuousMemory(basis, LENGTH, contraction="proportional")
-    attention = ContinuousAttention(DIM, HEADS, basis)
+    memory = ContinuousMemory(basis, LENGTH)
+    attention = ContinuousAttention(DIM, HEADS, basis, "gaussian")
     x, state = torch.randn(1, LENGTH, DIM), memory.initial_state(1, DIM)
     for _ in range(3):  # what PyTorch sets up at first
         attention(x, memory.write(state, x).coefficients)

@@ -129,7 +129,7 @@ def parse(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 def random_state(args: argparse.Namespace) -> ContinuousState:
     """A memory that has been written to."""
-    memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU)
+    memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, contraction="fixed", tau=TAU)
     new = torch.randn(args.batch, LENGTH, DIM, device=args.device)
     return memory.write(memory.initial_state(args.batch, DIM, args.device), new)
 
@@ -142,8 +142,8 @@ def sides(args: argparse.Namespace, compiled: bool = False) -> dict[str, Callabl
     """
     torch.manual_seed(0)
     basis = GaussianBasis(BASIS, WIDTHS)
-    memory = ContinuousMemory(basis, LENGTH, tau=TAU)
-    attention = ContinuousAttention(DIM, HEADS, basis, min_width=0.0, head_start=False).to(args.device)
+    memory = ContinuousMemory(basis, LENGTH, contraction="fixed", tau=TAU)
+    attention = ContinuousAttention(DIM, HEADS, basis, "gaussian", min_sigma=0.0, flat_start=True).to(args.device)
     plain = PlainMemory(DIM, HEADS, BASIS, WIDTHS, LENGTH, memory.ridge, TAU).to(args.device)
     plain.load_state_dict(attention.state_dict(), strict=False)
     read = torch.compile(attention) if compiled else attention
@@ -203,7 +203,7 @@ def peak_of_a_step(name: str, args: argparse.Namespace) -> int:
     run = sides(args)[name]
     run(8)  # libraries load and threads start
     if name == "ours":
-        memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU)
+        memory = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, contraction="fixed", tau=TAU)
         memory.write(random_state(args), torch.zeros(args.batch, LENGTH, DIM))  # the operator is solved once in a run
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = resident()
@@ -213,7 +213,7 @@ def peak_of_a_step(name: str, args: argparse.Namespace) -> int:
 
 def read_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     torch.manual_seed(0)
-    attention = ContinuousAttention(DIM, HEADS, GaussianBasis(BASIS, WIDTHS)).to(args.device)
+    attention = ContinuousAttention(DIM, HEADS, GaussianBasis(BASIS, WIDTHS), "gaussian").to(args.device)
     softmax = SoftmaxRead(DIM, HEADS).to(args.device)
     read = torch.compile(attention) if args.compile else attention
     coefficients = random_state(args).coefficients
@@ -232,7 +232,10 @@ def read_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]
 
 @torch.no_grad()
 def write_against_projection(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    memory, state = ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, tau=TAU), random_state(args)
+    memory, state = (
+        ContinuousMemory(GaussianBasis(BASIS, WIDTHS), LENGTH, contraction="fixed", tau=TAU),
+        random_state(args),
+    )
     projection = torch.nn.Linear(DIM, DIM, bias=False, device=args.device)
     x = torch.randn(args.batch, LENGTH, DIM, device=args.device)
     yield "3", paired("row 3", lambda: memory.write(state, x), lambda: projection(x), max(50, args.repeats))
@@ -299,8 +302,8 @@ def training_step(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
 def a_million_tokens(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     torch.manual_seed(0)
     basis = GaussianBasis(BASIS, WIDTHS)
-    memory = ContinuousMemory(basis, LENGTH, contraction="proportional")
-    attention = ContinuousAttention(DIM, HEADS, basis).to(args.device)
+    memory = ContinuousMemory(basis, LENGTH)
+    attention = ContinuousAttention(DIM, HEADS, basis, "gaussian").to(args.device)
     x = torch.randn(args.batch, LENGTH, DIM, device=args.device)
 
     def read_on(state: ContinuousState) -> ContinuousState:

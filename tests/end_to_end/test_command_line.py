@@ -164,7 +164,7 @@ def test_user_dir_may_register_a_density(documents, tmp_path):
     run_forked("infformer-export", documents, *export)
     assert infformer_eval(documents, tmp_path / "given", "--user-dir", plugin)["tokens"] == TOKENS
     without = run_forked("infformer-eval", documents, "--path", checkpoint, "--cpu", check=False)
-    assert without.returncode == 1 and "unknown density 'mine'" in without.stdout
+    assert without.returncode == 1 and "--ltm-density must be one of" in without.stdout
 
 
 def test_checkpoint_loads_with_weights_only(trained):

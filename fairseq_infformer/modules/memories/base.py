@@ -104,14 +104,6 @@ class LongTermMemory(nn.Module, ABC):
         """Let the memory add nothing until it has learned to: for layers that were trained without one."""
 
 
-class SettingError(ValueError):
-    """A setting has a value that it cannot have. The message begins with the setting's name."""
-
-    def __init__(self, setting: str, problem: str) -> None:
-        super().__init__(f"{setting} {problem}")
-        self.setting, self.problem = setting, problem
-
-
 class Registered(NamedTuple):
     """A memory that is known by a name."""
 

@@ -13,8 +13,8 @@ from recipes.benchmarks.plain import PlainMemory
 def test_the_plain_memory_is_the_fast_one():
     torch.manual_seed(0)
     basis = GaussianBasis(64, (0.02, 0.1))
-    memory = ContinuousMemory(basis, 48, ridge=0.5, tau=0.6)
-    attention = ContinuousAttention(6, 2, basis, min_width=0, head_start=False).double()
+    memory = ContinuousMemory(basis, 48, ridge=0.5, contraction="fixed", tau=0.6)
+    attention = ContinuousAttention(6, 2, basis, "gaussian", min_sigma=0, flat_start=True).double()
     plain = PlainMemory(6, 2, 64, basis.widths, 48, 0.5, 0.6).double()
     plain.load_state_dict(attention.state_dict(), strict=False)
     plain.centers, plain.scales = basis.float64_grid()

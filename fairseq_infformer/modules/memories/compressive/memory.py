@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, Report, register_memory
+from fairseq_infformer.modules.settings import SettingError, check_choice, renamed
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 from fairseq_infformer.modules.state import reordered
 
@@ -81,22 +82,28 @@ class CompressiveMemory(LongTermMemory):
     mean.
 
     Args:
-        embed_dim: C. num_slots: S. rate: c. compression: conv, mean or max.
+        embed_dim: C. length: S. rate: c. function: that compresses, one of COMPRESSIONS.
     """
 
     logged = ("reconstruction",)
 
-    def __init__(self, embed_dim: int, num_slots: int, rate: int = 4, compression: str = "conv") -> None:
+    @renamed(num_slots="length", compression="function")
+    def __init__(
+        self,
+        embed_dim: int,
+        length: int = CompressiveSettings.length,
+        rate: int = CompressiveSettings.rate,
+        function: str = CompressiveSettings.function,
+    ) -> None:
         super().__init__()
-        if num_slots <= 0:
-            raise ValueError(f"num_slots must be positive, got {num_slots}")
+        if length <= 0:
+            raise SettingError("length", f"must be positive, got {length}")
         if rate <= 0:
-            raise ValueError(f"the compression rate must be positive, got {rate}")
-        if compression not in COMPRESSIONS:
-            raise ValueError(f"unknown compression {compression!r}; choose one of {', '.join(COMPRESSIONS)}")
-        self.embed_dim, self.num_slots, self.rate, self.compression = embed_dim, num_slots, rate, compression
+            raise SettingError("rate", f"must be positive, got {rate}")
+        check_choice("function", function, COMPRESSIONS)
+        self.embed_dim, self.length, self.rate, self.function = embed_dim, length, rate, function
         self.conv: Optional[nn.Linear] = None
-        if compression == "conv":  # kernel and stride c: a linear map of each window
+        if function == "conv":  # kernel and stride c: a linear map of each window
             self.conv = nn.Linear(rate * embed_dim, embed_dim, bias=False)
             with torch.no_grad():
                 self.conv.weight.copy_(torch.eye(embed_dim).repeat(1, rate) / rate)
@@ -108,7 +115,7 @@ class CompressiveMemory(LongTermMemory):
     def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> CompressiveState:
         like = torch.empty(0, device=device)
         slots, waiting = (
-            ShortTermMemory.empty(batch_size, width, self.embed_dim, like) for width in (self.num_slots, self.rate - 1)
+            ShortTermMemory.empty(batch_size, width, self.embed_dim, like) for width in (self.length, self.rate - 1)
         )
         evicted = like.new_zeros(batch_size, 0, self.embed_dim)
         return CompressiveState(slots, waiting, evicted, torch.zeros_like(slots.lengths))
@@ -132,7 +139,7 @@ class CompressiveMemory(LongTermMemory):
         width, windows = joined.hidden.shape[1], joined.lengths // self.rate
         evicted = joined.from_left()[:, : width // self.rate * self.rate]
         appended = slots.append(self.compress(evicted), windows)
-        kept = ShortTermMemory(appended.hidden[:, -self.num_slots :], appended.lengths.clamp_max(self.num_slots))
+        kept = ShortTermMemory(appended.hidden[:, -self.length :], appended.lengths.clamp_max(self.length))
         rest = ShortTermMemory(joined.hidden[:, width - self.rate + 1 :], joined.lengths % self.rate)
         if self.conv is None or not self.training:
             evicted = evicted[:, :0]
@@ -143,7 +150,7 @@ class CompressiveMemory(LongTermMemory):
         windows = x.unflatten(1, (x.shape[1] // self.rate, self.rate))
         if self.conv is not None:
             return self.conv(windows.flatten(2))
-        return windows.amax(2) if self.compression == "max" else windows.mean(2)
+        return windows.amax(2) if self.function == "max" else windows.mean(2)
 
     def read(
         self, query: Tensor, hidden: Tensor, lengths: Tensor, state: CompressiveState, attention: Attention

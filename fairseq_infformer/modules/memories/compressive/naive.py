@@ -19,11 +19,11 @@ def compress(x: Tensor, memory: CompressiveMemory) -> tuple[Tensor, Tensor]:
     kept = []
     while len(x) >= memory.rate:
         window, x = x[: memory.rate], x[memory.rate :]
-        if memory.compression == "conv":
+        if memory.function == "conv":
             parts = memory.conv.weight.split(memory.embed_dim, dim=1)
             kept.append(sum(part @ vector for part, vector in zip(parts, window)))
         else:
-            kept.append(window.mean(0) if memory.compression == "mean" else window.max(0).values)
+            kept.append(window.mean(0) if memory.function == "mean" else window.max(0).values)
     return torch.stack(kept) if kept else x[:0], x
 
 

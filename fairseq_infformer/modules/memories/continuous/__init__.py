@@ -8,8 +8,9 @@ from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
 from .density import DENSITIES, register_density
 from .memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousState
-from .read import ADDRESSINGS, ContinuousAttention
+from .read import ContinuousAttention
 from .sampling import SAMPLINGS
+from .settings import ADDRESSINGS, ContinuousSettings
 
 __all__ = [
     "ADDRESSINGS",
@@ -19,6 +20,7 @@ __all__ = [
     "ContinuousAttention",
     "ContinuousLongTermMemory",
     "ContinuousMemory",
+    "ContinuousSettings",
     "ContinuousState",
     "GaussianBasis",
     "register_density",

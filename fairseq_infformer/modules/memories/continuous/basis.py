@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fairseq_infformer.modules.settings import SettingError
+
 
 def gaussian_pdf(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Normal density N(t; mean, variance); the arguments broadcast."""
@@ -70,11 +72,12 @@ class GaussianBasis(nn.Module, GaussianFunctions):
         super().__init__()
         self.widths = tuple(float(width) for width in widths)
         if not self.widths or not all(0 < width < math.inf for width in self.widths):
-            raise ValueError(f"widths must be one or more positive numbers, got {tuple(widths)}")
+            raise SettingError("widths", f"must be one or more positive numbers, got {tuple(widths)}")
         if num_basis <= 0 or num_basis % len(self.widths):
-            raise ValueError(
-                f"num_basis must be a positive multiple of the number of widths ({len(self.widths)}: every centre has "
-                f"every width), got {num_basis}; try {max(1, round(num_basis / len(self.widths))) * len(self.widths)}"
+            raise SettingError(
+                "num_basis",
+                f"must be a positive multiple of the number of widths ({len(self.widths)}: every centre has every "
+                f"width), got {num_basis}; try {max(1, round(num_basis / len(self.widths))) * len(self.widths)}",
             )
         self.num_basis, self.num_centers = num_basis, num_basis // len(self.widths)
         centers, scales = self.float64_grid()

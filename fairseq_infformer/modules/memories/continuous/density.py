@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq_infformer.modules.registration import check_plugin
+from fairseq_infformer.modules.settings import check_choice
 
 from .basis import GaussianFunctions, gaussian_pdf
 from .kernels import gaussian_read
@@ -55,9 +56,8 @@ def register_density(name: str) -> Callable[[type], type]:
 
 
 def find_density(name: str) -> type[Density]:
-    """The density class registered under ``name``; ValueError names the choices if there is none."""
-    if name not in DENSITIES:
-        raise ValueError(f"unknown density {name!r}; choose one of {', '.join(sorted(DENSITIES))}")
+    """The density class registered under ``name``; SettingError if there is none."""
+    check_choice("density", name, sorted(DENSITIES))
     return DENSITIES[name]
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_infformer.modules.attention import Attention
-from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, SettingError, register_memory
+from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, register_memory
+from fairseq_infformer.modules.settings import SettingError, check_choice, renamed
 from fairseq_infformer.modules.state import reordered
 
 from .basis import GaussianBasis
@@ -57,7 +58,7 @@ class ContinuousMemory(nn.Module):
 
     Args:
         basis: the basis functions.
-        num_samples: M, how many samples of the old signal each update keeps.
+        samples: M, how many samples of the old signal each update refits.
         ridge: λ of the regression, 1e-8 or more. Where few new vectors come and an old signal would grow with it, an
             update takes a larger one (``operators.ridge_used``).
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
@@ -71,46 +72,42 @@ class ContinuousMemory(nn.Module):
         seed: of the draws of ``sticky``; layers with other seeds draw independently.
     """
 
+    @renamed(num_samples="samples")
     def __init__(
         self,
         basis: GaussianBasis,
-        num_samples: int = 512,
-        ridge: float = 1.0,
-        contraction: str = "fixed",
-        tau: float = 0.75,
-        sampling: str = "uniform",
+        samples: int = ContinuousSettings.samples,
+        ridge: float = ContinuousSettings.ridge,
+        contraction: str = ContinuousSettings.contraction,
+        tau: float = ContinuousSettings.tau,
+        *,
+        sampling: str = ContinuousSettings.sampling,
         seed: int = 0,
-        horizon: Optional[int] = None,
+        horizon: Optional[int] = ContinuousSettings.horizon,
     ) -> None:
         super().__init__()
-        if num_samples <= 0:
-            raise ValueError(f"num_samples must be positive, got {num_samples}")
-        if not 0 < ridge < math.inf:
-            raise ValueError(f"ridge must be positive, got {ridge}")
-        if ridge < LEAST_RIDGE:
-            raise ValueError(f"ridge must be at least {LEAST_RIDGE:g}, got {ridge}: float32 would lose the signal")
-        if contraction not in CONTRACTIONS:
-            raise ValueError(f"unknown contraction {contraction!r}; choose one of {', '.join(CONTRACTIONS)}")
+        if samples <= 0:
+            raise SettingError("samples", f"must be positive, got {samples}")
+        if not LEAST_RIDGE <= ridge < math.inf:
+            raise SettingError("ridge", f"must be {LEAST_RIDGE:g} or more and finite, got {ridge}")
+        check_choice("contraction", contraction, CONTRACTIONS)
         if not 0 < tau < 1:
-            raise ValueError(f"tau must lie inside (0, 1), got {tau}")
+            raise SettingError("tau", f"must lie inside (0, 1), got {tau}")
         if horizon is not None and contraction != "proportional":
-            raise ValueError(
-                f"horizon works with the proportional contraction only, got horizon {horizon} and contraction "
-                f"{contraction}"
-            )
+            raise SettingError("horizon", f"needs the proportional contraction, got {horizon} with {contraction}")
         if horizon is not None and horizon <= 0:
-            raise ValueError(f"horizon must be positive, got {horizon}")
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"unknown sampling {sampling!r}; choose one of {', '.join(SAMPLINGS)}")
+            raise SettingError("horizon", f"must be positive, got {horizon}")
+        check_choice("sampling", sampling, SAMPLINGS)
         self.basis = basis
-        self.num_samples, self.ridge, self.tau, self.seed = num_samples, ridge, tau, seed
+        self.samples, self.ridge, self.tau, self.seed = samples, ridge, tau, seed
         self.contraction, self.horizon, self.sampling = contraction, horizon, sampling
-        regression = Regression(basis.num_basis, basis.widths, num_samples, ridge)
+        regression = Regression(basis.num_basis, basis.widths, samples, ridge)
         factor = growth(regression, tau if contraction == "fixed" else 0.9)
         if not factor <= GROWTH_ALLOWED:
-            raise ValueError(
-                f"{num_samples} samples are too few for {basis.num_basis} functions of widths {basis.widths}: the "
-                f"memory would grow {factor:.3g}-fold with every update; use more samples, more functions or wider ones"
+            raise SettingError(
+                "samples",
+                f"must be more for {basis.num_basis} functions of widths {basis.widths}, got {samples}: the memory "
+                f"would grow {factor:.3g}-fold with every update; give more samples, more functions or wider ones",
             )
 
     def initial_state(
@@ -176,7 +173,7 @@ class ContinuousMemory(nn.Module):
     def _settings(self) -> RefitSettings:
         return RefitSettings(
             widths=self.basis.widths,
-            num_samples=self.num_samples,
+            samples=self.samples,
             ridge=self.ridge,
             contraction=self.contraction,
             tau=self.tau,
@@ -196,7 +193,7 @@ class ContinuousMemory(nn.Module):
     def extra_repr(self) -> str:
         rule = f"tau={self.tau}" if self.contraction == "fixed" else self.contraction
         rule += "" if self.horizon is None else f", horizon={self.horizon}"
-        return f"num_samples={self.num_samples}, ridge={self.ridge}, {rule}, sampling={self.sampling}"
+        return f"samples={self.samples}, ridge={self.ridge}, {rule}, sampling={self.sampling}"
 
 
 def _per_row(value: Tensor | Sequence, name: str, batch_size: int, dtype: torch.dtype) -> Tensor:
@@ -244,14 +241,13 @@ class ContinuousLongTermMemory(LongTermMemory):
     def build(
         cls, settings: ContinuousSettings, embed_dim: int, num_heads: int, layer: int
     ) -> "ContinuousLongTermMemory":
-        if settings.min_sigma < 0 and settings.min_sigma != -1:
-            raise SettingError(
-                "min_sigma", f"must be 0 or more, or -1 for the narrowest width, got {settings.min_sigma}"
-            )
-        basis = GaussianBasis(settings.basis, settings.widths)
+        try:
+            basis = GaussianBasis(settings.basis, settings.widths)
+        except SettingError as error:  # the module's num_basis is the setting basis
+            raise SettingError(error.setting.removeprefix("num_"), error.problem) from error
         memory = ContinuousMemory(
             basis,
-            num_samples=settings.samples,
+            samples=settings.samples,
             ridge=settings.ridge,
             contraction=settings.contraction,
             tau=settings.tau,
@@ -264,9 +260,9 @@ class ContinuousLongTermMemory(LongTermMemory):
             num_heads,
             basis,
             density=settings.density,
+            min_sigma=settings.min_sigma,
+            flat_start=settings.flat_start,
             addressing=settings.addressing,
-            min_width=None if settings.min_sigma < 0 else settings.min_sigma,
-            head_start=not settings.flat_start,
         )
         return cls(memory, attention, settings.kl_weight, settings.kl_sigma)
 

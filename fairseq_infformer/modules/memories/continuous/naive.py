@@ -199,7 +199,7 @@ def read(
             locate = by_parity[attention.addressing][head % 2]
             for i in range(queries):
                 mean, variance = locate(query[row, i], coefficients[row], head, attention)
-                variance = variance + attention.min_width**2
+                variance = variance + attention.min_sigma**2
                 weights = expected_basis(DENSITIES[density](mean, variance), attention.basis)
                 context.append(values[:, part].T @ weights)
                 means.append(mean)
@@ -273,7 +273,7 @@ def write(
         return coefficients
     tau = contraction(memory, num_tokens, length)
     if samples is None:
-        samples = [(m + 0.5) / memory.num_samples for m in range(memory.num_samples)]
+        samples = [(m + 0.5) / memory.samples for m in range(memory.samples)]
     positions, targets = [], []
     if num_tokens > 0:
         for m, sample in enumerate(samples):
@@ -284,6 +284,6 @@ def write(
         positions.append(torch.tensor([tau + (1 - tau) * (i + 0.5) / length], dtype=torch.float64))
         targets.append(x[i])
     design = basis_values(memory.basis, torch.cat(positions))
-    regression = Regression(memory.basis.num_basis, memory.basis.widths, memory.num_samples, memory.ridge)
+    regression = Regression(memory.basis.num_basis, memory.basis.widths, memory.samples, memory.ridge)
     step = Step(tau, length, memory.contraction == "fixed" or memory.horizon is not None)
     return ridge_regression(design, torch.stack(targets), ridge_used(regression, step))

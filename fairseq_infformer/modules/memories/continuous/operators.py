@@ -35,7 +35,7 @@ class Regression(NamedTuple):
 
     num_basis: int  # N
     widths: tuple[float, ...]
-    num_samples: int  # M
+    samples: int  # M
     ridge: float  # λ that is asked for
 
 
@@ -89,7 +89,7 @@ def growth(regression: Regression, tau: float) -> float:
 def _sample_basis(regression: Regression) -> Tensor:
     """The basis at the M midpoints, (M, N)."""
     basis = GaussianBasis(regression.num_basis, regression.widths)
-    return basis.evaluate(midpoints(regression.num_samples))
+    return basis.evaluate(midpoints(regression.samples))
 
 
 def _stable(regression: Regression, step: Step) -> tuple[Tensor, Tensor, float]:
@@ -115,7 +115,7 @@ def _is_stable(from_samples: Tensor, samples: Tensor, compounds: bool) -> bool:
 def _equations(regression: Regression, step: Step) -> tuple[Tensor, Tensor]:
     """The basis at the M positions of the samples and at the L of the new vectors, (M, N) and (L, N)."""
     basis = GaussianBasis(regression.num_basis, regression.widths)
-    old = basis.evaluate(step.tau * midpoints(regression.num_samples))
+    old = basis.evaluate(step.tau * midpoints(regression.samples))
     new = basis.evaluate(midpoints(step.length, step.tau, 1.0))
     return torch.zeros_like(old) if step.tau == 0 else old, new
 

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairseq_infformer.modules.settings import SettingError, check_choice, renamed
+
 from .basis import GaussianBasis
 from .coarse_basis import CoarseBasis
 from .density import Density, find_density
+from .settings import ADDRESSINGS, ContinuousSettings
 
-# How a query finds the mean and the variance of its density.
-ADDRESSINGS = ("projection", "content", "mixed")
 # The floor of a variance that is to have none.
 LEAST_VARIANCE = 1e-12
 
@@ -24,7 +25,7 @@ class ContinuousAttention(nn.Module):
 
     - ``projection``, the paper's: ``μ = sigmoid(w_μᵀ K q/√d + a)`` and ``σ² = σ_min² + softplus(w_σᵀ K q/√d + b)``.
       Neither K (N×C) nor the scores (T×N) are ever formed: both are linear in K, so the memory is folded with the two
-      N-vectors first. The paper's form is ``min_width=0, head_start=False``: no offsets ``a``, ``b``, no floor on σ.
+      N-vectors first. The paper's form is ``min_sigma=0, flat_start=True``: no offsets ``a``, ``b``, no floor on σ.
     - ``content``: ``μ = Σ_g p_g t_g`` and ``σ² = σ_min² + Σ_g p_g (t_g − μ)²`` with ``p = softmax(k(t_g)·q/√d)``, the
       moments of ordinary attention over the signal's keys ``k(t) = W_Kᵀ x̄(t)`` at the centres of the basis. A query
       that fits one place looks there, one that fits none averages the whole memory. In a projection, what little each
@@ -34,12 +35,12 @@ class ContinuousAttention(nn.Module):
     Args:
         embed_dim: C. num_heads: H, a divisor of C.
         basis: the basis of the memory that is read.
-        density: a name known to ``modules.density``.
-        min_width: σ_min, in units of the interval; absent, the narrowest width of the basis, under which the
-            memory has nothing to resolve.
-        head_start: start the output projection at zero, and learn an offset of a projection's μ and σ² for each head,
-            started so that heads 0, 2, 4 … average the whole memory and the others tile it. Without it the output
-            projection starts at random, and by projection every head at μ = ½ and σ = √softplus(0) = .83.
+        density: one of DENSITIES.
+        min_sigma: σ_min, in units of the interval; -1: the narrowest width of the basis, below which the memory
+            resolves nothing.
+        flat_start: start the output projection at random and, by projection, every head at μ = ½ and
+            σ = √softplus(0) = 0.83. Otherwise the output projection starts at zero, and each head learns an offset of
+            its projected μ and σ²; at the start, heads 0, 2, 4 … average the whole memory and the others tile it.
         addressing: one of ADDRESSINGS.
     """
 
@@ -48,25 +49,26 @@ class ContinuousAttention(nn.Module):
     mean_offset: Optional[nn.Parameter]  # (H,)
     variance_offset: Optional[nn.Parameter]  # (H,)
 
+    @renamed(min_width="min_sigma", head_start="not flat_start")
     def __init__(
         self,
         embed_dim: int,
         num_heads: int,
         basis: GaussianBasis,
-        density: str = "gaussian",
-        min_width: Optional[float] = None,
-        head_start: bool = True,
-        addressing: str = "projection",
+        density: str = ContinuousSettings.density,
+        *,
+        min_sigma: float = ContinuousSettings.min_sigma,
+        flat_start: bool = ContinuousSettings.flat_start,
+        addressing: str = ContinuousSettings.addressing,
     ) -> None:
         super().__init__()
-        if addressing not in ADDRESSINGS:
-            raise ValueError(f"unknown addressing {addressing!r}; choose one of {', '.join(ADDRESSINGS)}")
+        check_choice("addressing", addressing, ADDRESSINGS)
         if num_heads <= 0 or embed_dim % num_heads:
             raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
-        min_width = min(basis.widths) if min_width is None else min_width
-        if not 0 <= min_width < 1:
-            raise ValueError(f"min_width must lie in [0, 1), got {min_width}")
-        self.embed_dim, self.num_heads, self.min_width, self.addressing = embed_dim, num_heads, min_width, addressing
+        min_sigma = min(basis.widths) if min_sigma == -1 else min_sigma
+        if not 0 <= min_sigma < 1:
+            raise SettingError("min_sigma", f"must lie in [0, 1), or be -1 for the narrowest width, got {min_sigma}")
+        self.embed_dim, self.num_heads, self.min_sigma, self.addressing = embed_dim, num_heads, min_sigma, addressing
         self.density = find_density(density)
         self.basis, self.coarse_basis = basis, CoarseBasis(basis)
         self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
@@ -74,7 +76,7 @@ class ContinuousAttention(nn.Module):
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         for projection in (self.k_proj, self.v_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
-        if head_start:
+        if not flat_start:
             # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
             nn.init.zeros_(self.out_proj.weight)
         self.mean_proj = self.variance_proj = self.mean_offset = self.variance_offset = None
@@ -84,17 +86,17 @@ class ContinuousAttention(nn.Module):
         # Parameters of the density beyond mean and variance, which content says nothing of.
         further = len(self.density._fields) - 2
         if further and addressing != "projection":
-            raise ValueError(f"the density {density!r} has parameters that addressing by {addressing} cannot find")
+            raise SettingError("addressing", f"must be projection for the density {density}, got {addressing}")
         self.further_proj = nn.Linear(basis.num_basis, further, bias=False) if further else None
-        if addressing != "content" and head_start:
+        if addressing != "content" and not flat_start:
             # Even heads start as a flat average of the whole memory, odd heads with a tile of it each.
             means = torch.full((num_heads,), 0.5)
             means[1::2] = (torch.arange(num_heads // 2) + 0.5) / max(1, num_heads // 2)
-            sigmas = torch.full((num_heads,), max(0.5, 2 * min_width))
-            sigmas[1::2] = max(0.5 / num_heads, 2 * min_width)
+            sigmas = torch.full((num_heads,), max(0.5, 2 * min_sigma))
+            sigmas[1::2] = max(0.5 / num_heads, 2 * min_sigma)
             # The inverse of softplus is log(expm1(y)).
             self.mean_offset = nn.Parameter(torch.logit(means))
-            self.variance_offset = nn.Parameter((sigmas**2 - min_width**2).expm1().log())
+            self.variance_offset = nn.Parameter((sigmas**2 - min_sigma**2).expm1().log())
 
     def forward(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, Density]:
         """Read.
@@ -131,7 +133,7 @@ class ContinuousAttention(nn.Module):
             found = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
             mean, variance = (self._interleaved(*pair) for pair in zip(*found))
         # Attention that is all on one place has no variance, a density without one no mass, its root no gradient.
-        return self.density(mean, (variance + self.min_width**2).clamp_min(LEAST_VARIANCE), *further)
+        return self.density(mean, (variance + self.min_sigma**2).clamp_min(LEAST_VARIANCE), *further)
 
     def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, ...]:
         """Mean, variance, and the logits of the density's further parameters."""

@@ -5,8 +5,10 @@ from typing import Optional
 
 from .contraction import CONTRACTIONS
 from .density import DENSITIES
-from .read import ADDRESSINGS
 from .sampling import SAMPLINGS
+
+# How a query finds the mean and the variance of its density.
+ADDRESSINGS = ("projection", "content", "mixed")
 
 
 @dataclass

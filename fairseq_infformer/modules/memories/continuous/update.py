@@ -19,7 +19,7 @@ class RefitSettings(NamedTuple):
     """The settings of a ``ContinuousMemory``, in the order in which the operators below take them."""
 
     widths: tuple[float, ...]
-    num_samples: int
+    samples: int
     ridge: float
     contraction: str
     tau: float
@@ -29,9 +29,7 @@ class RefitSettings(NamedTuple):
 
 
 # What an operator of PyTorch has to know of them.
-SETTINGS = (
-    "float[] widths, int num_samples, float ridge, str contraction, float tau, int? horizon, str sampling, int seed"
-)
+SETTINGS = "float[] widths, int samples, float ridge, str contraction, float tau, int? horizon, str sampling, int seed"
 
 
 class RowMaps(NamedTuple):
@@ -50,7 +48,7 @@ def row_maps(
     Args:
         like: (B, N, C), whose dtype and device the maps have. histogram: see ``refit``.
     """
-    regression = Regression(like.shape[1], tuple(settings.widths), settings.num_samples, settings.ridge)
+    regression = Regression(like.shape[1], tuple(settings.widths), settings.samples, settings.ridge)
     counted = num_tokens if settings.horizon is None else num_tokens.clamp_max(settings.horizon)
     taus = CONTRACTIONS[settings.contraction](counted, lengths, settings.tau)
     taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
@@ -67,7 +65,7 @@ def row_maps(
         old_map, new_map = (torch.stack(parts)[row.to(like.device)] for parts in zip(*operators))
     if histogram is None:
         return RowMaps(old_map, new_map, None)
-    positions = sample_positions(histogram, settings.num_samples, settings.sampling, num_tokens, settings.seed)
+    positions = sample_positions(histogram, settings.samples, settings.sampling, num_tokens, settings.seed)
     basis = GaussianBasis(regression.num_basis, regression.widths)
     return RowMaps(old_map, new_map, basis.evaluate(positions).to(like.dtype))
 

@@ -19,8 +19,8 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def build(compression: str = "conv", num_slots: int = 5, rate: int = 3) -> CompressiveMemory:
-    memory = CompressiveMemory(DIM, num_slots, rate, compression).double()
+def build(function: str = "conv", length: int = 5, rate: int = 3) -> CompressiveMemory:
+    memory = CompressiveMemory(DIM, length, rate, function).double()
     if memory.conv is not None:
         torch.nn.init.normal_(memory.conv.weight, std=0.5, generator=torch.Generator().manual_seed(7))
     return memory
@@ -36,10 +36,10 @@ def same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_write_compresses_each_window_of_a_row(compression):
+@pytest.mark.parametrize("function", COMPRESSIONS)
+def test_write_compresses_each_window_of_a_row(function):
     """Rows of different odd lengths, whose windows of 3 go on from write to write; the third row begins anew once."""
-    memory = build(compression)
+    memory = build(function)
     lengths = torch.tensor([[7, 0, 7], [8, 1, 0], [1, 1, 5], [2, 9, 1], [0, 6, 1], [4, 1, 9]])
     state, texts = memory.initial_state(3), [torch.zeros(0, DIM, dtype=torch.float64)] * 3
     for step, counts in enumerate(lengths):
@@ -53,10 +53,10 @@ def test_write_compresses_each_window_of_a_row(compression):
         assert state.slots.hidden.shape == (3, 5, DIM) and state.waiting.hidden.shape == (3, 2, DIM)
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("function", COMPRESSIONS)
 @pytest.mark.parametrize("parts", [[1] * 14, [2, 12], [4, 0, 5, 1, 4], [13, 1]], ids=str)
-def test_write_in_parts_equals_one_write(parts, compression):
-    memory, x = build(compression), vectors(2, 14)
+def test_write_in_parts_equals_one_write(parts, function):
+    memory, x = build(function), vectors(2, 14)
     whole = memory.write(memory.initial_state(2), x, torch.tensor([14, 14]))
     state = memory.initial_state(2)
     for part in x.split(parts, dim=1):
@@ -67,9 +67,9 @@ def test_write_in_parts_equals_one_write(parts, compression):
         assert torch.equal(held(state.waiting, row), held(whole.waiting, row))
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_write_ignores_pads_and_other_rows(compression):
-    memory, x, lengths = build(compression), vectors(2, 8), torch.tensor([4, 8])
+@pytest.mark.parametrize("function", COMPRESSIONS)
+def test_write_ignores_pads_and_other_rows(function):
+    memory, x, lengths = build(function), vectors(2, 8), torch.tensor([4, 8])
     state = memory.write(memory.initial_state(2), x, lengths)
     other = x.clone()
     other[0, 4:] = torch.nan
@@ -190,7 +190,7 @@ def test_layer_with_rate_one_equals_a_longer_short_term_memory():
     """With rate 1 nothing is lost: a compressive memory is a longer short-term memory."""
     x = vectors(2, 18)
     outputs = []
-    for stm_length, memory in ((3, build("mean", num_slots=15, rate=1)), (18, None)):
+    for stm_length, memory in ((3, build("mean", length=15, rate=1)), (18, None)):
         layer = layer_with(memory, stm_length)
         state, parts = layer.initial_state(x), []
         for segment in x.split([3, 4, 5, 6], dim=1):
@@ -202,7 +202,7 @@ def test_layer_with_rate_one_equals_a_longer_short_term_memory():
 
 
 def test_layer_keeps_every_token_exactly_once():
-    memory = build("mean", num_slots=20)
+    memory = build("mean", length=20)
     layer, x = layer_with(memory), vectors(2, 30)
     hidden, state, read = layer.attention_norm(x), layer.initial_state(x), 0
     for segment in x.split([1, 5, 2, 7, 1, 1, 4, 9], dim=1):
@@ -219,9 +219,9 @@ def test_layer_keeps_every_token_exactly_once():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "num_slots must be positive, got 0"),
-        ((5, 0), "the compression rate must be positive, got 0"),
-        ((5, 3, "min"), "unknown compression 'min'; choose one of conv, mean, max"),
+        ((0,), "length must be positive, got 0"),
+        ((5, 0), "rate must be positive, got 0"),
+        ((5, 3, "min"), "function must be one of conv, mean, max, got 'min'"),
     ],
 )
 def test_compressive_memory_refuses_wrong_arguments(arguments, message):

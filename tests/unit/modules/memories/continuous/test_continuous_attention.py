@@ -9,7 +9,7 @@ from fairseq_infformer.modules.memories.continuous import naive
 
 BASIS = GaussianBasis(12, (0.05, 0.2))
 # The paper's form, the defaults, and a floor with the paper's start.
-FORMS = [{"min_width": 0.0, "head_start": False}, {}, {"min_width": 0.1, "head_start": False}]
+FORMS = [{"min_sigma": 0.0, "flat_start": True}, {}, {"min_sigma": 0.1, "flat_start": True}]
 KINDS = [{"density": name, "addressing": "projection"} for name in sorted(DENSITIES)]
 KINDS += [{"density": "gaussian", "addressing": name} for name in ("content", "mixed")]
 
@@ -118,7 +118,7 @@ def test_read_of_an_empty_memory_is_zero(kind):
     assert bool(density.variance.isfinite().all())
 
 
-def test_head_start_makes_half_of_the_heads_flat_and_half_tiles():
+def test_start_makes_half_of_the_heads_flat_and_half_tiles():
     empty = torch.zeros(2, 12, 8)
     _, start = ContinuousAttention(8, 4, BASIS)(torch.zeros(2, 3, 8), empty)
     torch.testing.assert_close(start.mean[0, :, 0], torch.tensor([0.5, 0.25, 0.5, 0.75]))
@@ -127,7 +127,7 @@ def test_head_start_makes_half_of_the_heads_flat_and_half_tiles():
 
 def test_start_of_the_papers_form_is_flat():
     empty = torch.zeros(2, 12, 6, dtype=torch.float64)
-    _, flat = build(min_width=0, head_start=False)(inputs()[0], empty)
+    _, flat = build(min_sigma=0, flat_start=True)(inputs()[0], empty)
     torch.testing.assert_close(flat.mean, torch.full_like(flat.mean, 0.5))
     torch.testing.assert_close(flat.variance, torch.full_like(flat.variance, 2.0).log())
 
@@ -155,7 +155,7 @@ def test_start_is_finite_for_any_number_of_heads(num_heads, embed_dim):
     assert bool((density.variance > 0.05**2).all())
 
 
-@pytest.mark.parametrize("settings", [{"min_width": 0.6}, {"basis": GaussianBasis(8, (0.6,))}], ids=["floor", "basis"])
+@pytest.mark.parametrize("settings", [{"min_sigma": 0.6}, {"basis": GaussianBasis(8, (0.6,))}], ids=["floor", "basis"])
 def test_start_is_finite_with_a_wide_floor(settings):
     attention = ContinuousAttention(**({"embed_dim": 6, "num_heads": 2, "basis": BASIS} | settings))
     context, density = attention(*(x.float() for x in inputs()[:1]), torch.zeros(2, attention.basis.num_basis, 6))
@@ -164,7 +164,7 @@ def test_start_is_finite_with_a_wide_floor(settings):
 
 
 def test_read_without_a_floor_stays_finite_with_all_attention_on_one_position(kind):
-    attention = build(**kind, min_width=0.0).float()
+    attention = build(**kind, min_sigma=0.0).float()
     query, coefficients = inputs(torch.float32)
     coefficients = (10 * coefficients).detach().requires_grad_()
     context, density = attention(1000 * query, coefficients)
@@ -175,8 +175,8 @@ def test_read_without_a_floor_stays_finite_with_all_attention_on_one_position(ki
     assert context.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_min_width_bounds_the_density_from_below(kind):
-    attention = build(**kind, min_width=0.1)
+def test_min_sigma_bounds_the_density_from_below(kind):
+    attention = build(**kind, min_sigma=0.1)
     query, coefficients = inputs()
     if attention.variance_offset is not None:
         torch.nn.init.constant_(attention.variance_offset, -1e9)
@@ -259,7 +259,7 @@ def test_state_dict_round_trip():
         "basis.centers",
         "basis.scales",
     }
-    fresh = ContinuousAttention(6, 2, BASIS).double()
+    fresh = ContinuousAttention(6, 2, BASIS, "gaussian").double()
     fresh.load_state_dict(state)
     assert torch.equal(fresh(query, coefficients)[0], attention(query, coefficients)[0])
     other = ContinuousAttention(6, 2, GaussianBasis(12, (0.05, 0.1)))
@@ -272,11 +272,11 @@ def test_state_dict_round_trip():
     [
         ({"num_heads": 4}, "multiple of num_heads, got 6 and 4"),
         ({"num_heads": 0}, "multiple of num_heads, got 6 and 0"),
-        ({"addressing": "place"}, "unknown addressing 'place'; choose one of projection, content, mixed"),
-        ({"density": "laplace"}, "unknown density 'laplace'; choose one of .*gaussian"),
-        ({"min_width": -0.1}, r"min_width must lie in \[0, 1\), got -0.1"),
-        ({"min_width": 1.0}, r"min_width must lie in \[0, 1\), got 1.0"),
-        ({"min_width": float("nan")}, "min_width must .* got nan"),
+        ({"addressing": "place"}, "addressing must be one of projection, content, mixed, got 'place'"),
+        ({"density": "laplace"}, "density must be one of gaussian, .*, got 'laplace'"),
+        ({"min_sigma": -0.1}, r"min_sigma must lie in \[0, 1\), or be -1 for the narrowest width, got -0.1"),
+        ({"min_sigma": 1.0}, r"min_sigma must lie in \[0, 1\), .* got 1.0"),
+        ({"min_sigma": float("nan")}, "min_sigma must .* got nan"),
     ],
 )
 def test_continuous_attention_refuses_wrong_arguments(arguments, message):

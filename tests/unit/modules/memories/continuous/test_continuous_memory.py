@@ -33,7 +33,7 @@ def contraction(request) -> str:
 @pytest.fixture(params=BASES, ids=lambda basis: str(basis.num_basis))
 def memory(request, contraction) -> ContinuousMemory:
     # Neither M nor any length below is N, so that no mix-up of the three goes unseen.
-    return ContinuousMemory(request.param, num_samples=10, ridge=0.3, contraction=contraction, tau=0.6)
+    return ContinuousMemory(request.param, samples=10, ridge=0.3, contraction=contraction, tau=0.6)
 
 
 def vectors(batch: int, length: int, seed: int = 0) -> Tensor:
@@ -153,7 +153,7 @@ def test_write_in_float32_is_close_to_float64(memory):
 
 def test_write_in_float32_is_close_to_float64_at_the_size_of_the_paper():
     """Within 5e-4 of the signal, not 1e-5: neighbours overlap so much that their coefficients cancel."""
-    memory = ContinuousMemory(GaussianBasis(512, (0.01, 0.05)), 512)
+    memory = ContinuousMemory(GaussianBasis(512, (0.01, 0.05)), 512, contraction="fixed")
     exact, single = empty(memory, 1), memory.initial_state(1, DIM)
     for seed in range(4):
         x = vectors(1, 512, seed)
@@ -366,7 +366,7 @@ def test_state_dict_holds_no_state(memory):
 
 
 def test_fixed_contraction_moves_the_past_as_the_paper_says():
-    memory = ContinuousMemory(GaussianBasis(64, (0.02,)), 256, ridge=1e-4, tau=0.6)
+    memory = ContinuousMemory(GaussianBasis(64, (0.02,)), 256, 1e-4, "fixed", tau=0.6)
     one, two = torch.full((1, 50, DIM), 1.0), torch.full((1, 50, DIM), 2.0)
     state = memory.write(memory.write(memory.initial_state(1, DIM), one), two)
     t = torch.linspace(0.02, 0.98, 97)
@@ -445,7 +445,7 @@ def test_horizon_leaves_sticky_samples_different_per_write():
 
 
 def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
-    first, second = (ContinuousMemory(GaussianBasis(7, (0.1,)), 5, tau=0.5) for _ in range(2))
+    first, second = (ContinuousMemory(GaussianBasis(7, (0.1,)), 5, contraction="fixed", tau=0.5) for _ in range(2))
     for memory in (first, second):
         state = memory.write(empty(memory, 1), vectors(1, 4))
         memory.write(state, vectors(1, 4))
@@ -462,7 +462,7 @@ def test_operators_are_shared_and_their_cache_is_bounded(no_operators):
 
 def test_operators_are_reused_by_rows_of_different_ages(no_operators, monkeypatch):
     """Documents of 40 segments, each row at another place: what the first rows needed serves the others."""
-    memory = ContinuousMemory(GaussianBasis(7, (0.1,)), 5, contraction="proportional")
+    memory = ContinuousMemory(GaussianBasis(7, (0.1,)), 5)
     solved = []
     solve = operators.refit_operators
     monkeypatch.setattr(operators, "refit_operators", lambda *arguments: solved.append(arguments) or solve(*arguments))
@@ -519,22 +519,22 @@ def test_long_term_memory_joins_memory_and_attention():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"num_samples": 0}, "num_samples must be positive, got 0"),
-        ({"num_samples": -3}, "num_samples must be positive, got -3"),
-        ({"ridge": 0.0}, "ridge must be positive, got 0.0"),
-        ({"ridge": -1.0}, "ridge must be positive, got -1.0"),
-        ({"ridge": float("nan")}, "ridge must be positive, got nan"),
-        ({"ridge": float("inf")}, "ridge must be positive, got inf"),
+        ({"samples": 0}, "samples must be positive, got 0"),
+        ({"samples": -3}, "samples must be positive, got -3"),
+        ({"ridge": 0.0}, "ridge must be 1e-08 or more and finite, got 0.0"),
+        ({"ridge": -1.0}, "ridge must be 1e-08 or more and finite, got -1.0"),
+        ({"ridge": float("nan")}, "ridge must be 1e-08 or more and finite, got nan"),
+        ({"ridge": float("inf")}, "ridge must be 1e-08 or more and finite, got inf"),
         ({"tau": 0.0}, r"tau must lie inside \(0, 1\), got 0.0"),
         ({"tau": 1.0}, r"tau must lie inside \(0, 1\), got 1.0"),
         ({"tau": float("nan")}, r"tau must lie inside \(0, 1\), got nan"),
         (
             {"horizon": 5, "contraction": "fixed"},
-            "horizon works with the proportional contraction only, got horizon 5 and contraction fixed",
+            "horizon needs the proportional contraction, got 5 with fixed",
         ),
-        ({"horizon": 0, "contraction": "proportional"}, "horizon must be positive, got 0"),
-        ({"contraction": "halving"}, "unknown contraction 'halving'; choose one of fixed, proportional"),
-        ({"sampling": "random"}, "unknown sampling 'random'; choose one of uniform, sticky, sticky-quantile"),
+        ({"horizon": 0}, "horizon must be positive, got 0"),
+        ({"contraction": "halving"}, "contraction must be one of fixed, proportional, got 'halving'"),
+        ({"sampling": "random"}, "sampling must be one of uniform, sticky, sticky-quantile, got 'random'"),
     ],
 )
 def test_continuous_memory_refuses_wrong_settings(arguments, message):
@@ -549,8 +549,8 @@ def test_write_refuses_a_state_of_another_basis():
 
 def test_continuous_memory_refuses_too_few_samples():
     basis = GaussianBasis(16, (0.01, 0.05))
-    with pytest.raises(ValueError, match=r"16 samples are too few for 16 functions .* use more samples"):
-        ContinuousMemory(basis, 16, contraction="proportional")
+    with pytest.raises(ValueError, match=r"samples must be more for 16 functions .* got 16: .* give more samples"):
+        ContinuousMemory(basis, 16)
 
 
 @pytest.mark.parametrize("contraction", ["fixed", "proportional"])

@@ -110,7 +110,7 @@ def test_expected_of_a_narrow_density_is_the_basis_at_its_mean(name, basis):
 
 
 def test_find_density_lists_the_choices_for_an_unknown_name():
-    with pytest.raises(ValueError, match=r"unknown density 'gauss'; choose one of .*truncated-gaussian"):
+    with pytest.raises(ValueError, match=r"density must be one of .*truncated-gaussian, got 'gauss'"):
         find_density("gauss")
 
 
@@ -145,15 +145,15 @@ def test_register_density_accepts_further_parameters(monkeypatch):
 
     torch.manual_seed(0)
     basis = GaussianBasis(16, (0.1,))
-    attention = ContinuousAttention(8, 2, basis, "pair", head_start=False)
+    attention = ContinuousAttention(8, 2, basis, "pair", flat_start=True)
     query, coefficients = torch.randn(3, 5, 8), torch.randn(3, 16, 8)
     context, density = attention(query, coefficients)
     context.square().sum().backward()
     assert density.other.shape == (3, 2, 5) and bool(attention.further_proj.weight.grad.any())
-    memory = ContinuousMemory(basis, 32, sampling="sticky")
+    memory = ContinuousMemory(basis, 32, contraction="fixed", sampling="sticky")
     state = ContinuousState(coefficients, torch.tensor([9, 9, 9]), torch.full((3,), 100.0))
     moved = density._replace(other=density.other + 3)
     kept, other = (memory.write(state, query, density=looked).coefficients for looked in (density, moved))
     assert not torch.allclose(kept, other)
-    with pytest.raises(ValueError, match="'pair' has parameters that addressing by content cannot find"):
+    with pytest.raises(ValueError, match="addressing must be projection for the density pair, got content"):
         ContinuousAttention(8, 2, basis, "pair", addressing="content")

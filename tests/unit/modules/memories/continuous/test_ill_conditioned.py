@@ -37,7 +37,7 @@ def stream_is_finite(memory: ContinuousMemory) -> None:
     """
     torch.manual_seed(0)
     floor = min(0.5, *memory.basis.widths)
-    readers = [ContinuousAttention(DIM, 2, memory.basis, density, floor) for density in sorted(DENSITIES)]
+    readers = [ContinuousAttention(DIM, 2, memory.basis, density, min_sigma=floor) for density in sorted(DENSITIES)]
     for attention in readers:
         torch.nn.init.xavier_uniform_(attention.out_proj.weight)
     state, looked = memory.initial_state(2, DIM), None
@@ -63,13 +63,13 @@ def stream_is_finite(memory: ContinuousMemory) -> None:
 def test_write_and_read_stay_finite_in_values_and_gradients(widths):
     """N = 32 functions, under the λ of the paper and the least."""
     accepted = 0
-    for num_samples, sampling, contraction in MEMORIES:
+    for samples, sampling, contraction in MEMORIES:
         for ridge in (1.0, LEAST_RIDGE):
             basis = GaussianBasis(32, widths)
             try:
-                memory = ContinuousMemory(basis, num_samples, ridge, contraction, sampling=sampling)
+                memory = ContinuousMemory(basis, samples, ridge, contraction, sampling=sampling)
             except ValueError as error:
-                assert "samples are too few" in str(error)
+                assert "samples must be more" in str(error)
                 continue
             stream_is_finite(memory)
             accepted += 1
@@ -85,9 +85,9 @@ UNSTABLE = [
 
 def largest_eigenvalue(settings: tuple, ridge: float) -> float:
     """Of A, by its definition: least squares for the signals that each old coefficient alone makes."""
-    (num_basis, widths, num_samples, _), (tau, length, _) = settings
+    (num_basis, widths, samples, _), (tau, length, _) = settings
     basis = GaussianBasis(num_basis, widths)
-    even = (torch.arange(num_samples, dtype=torch.float64) + 0.5) / num_samples
+    even = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
     new = tau + (1 - tau) * (torch.arange(length, dtype=torch.float64) + 0.5) / length
     design = torch.cat([basis.evaluate(tau * even), basis.evaluate(new)])
     targets = torch.cat([basis.evaluate(even), torch.zeros(length, num_basis, dtype=torch.float64)])
@@ -114,7 +114,7 @@ def test_ridge_used_is_the_requested_one_where_nothing_grows(num_basis, tau, len
 
 def test_write_of_short_segments_stays_bounded():
     """With the λ that is asked for, what three new vectors leave undetermined grows fourfold with every update."""
-    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, tau=0.9)
+    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, contraction="fixed", tau=0.9)
     state, largest = memory.initial_state(1, DIM), []
     for number in range(300):
         state = memory.write(state, vectors(1, 3, number))
@@ -136,7 +136,7 @@ def test_ridge_used_lets_nothing_grow_in_a_repeated_update(settings):
 
 
 def test_write_of_single_vectors_stays_bounded():
-    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, tau=0.85)
+    memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, contraction="fixed", tau=0.85)
     state, largest = memory.initial_state(1, DIM), []
     for number in range(1000):
         state = memory.write(state, vectors(1, 1, number))
@@ -176,5 +176,5 @@ def test_refit_operators_of_the_least_ridge_match_least_squares():
 
 @pytest.mark.parametrize("ridge", [1e-9, 1e-300])
 def test_continuous_memory_refuses_a_ridge_below_the_least(ridge):
-    with pytest.raises(ValueError, match=f"ridge must be at least 1e-08, got {ridge}"):
+    with pytest.raises(ValueError, match=f"ridge must be 1e-08 or more and finite, got {ridge}"):
         ContinuousMemory(GaussianBasis(32, (0.05,)), 64, ridge)
