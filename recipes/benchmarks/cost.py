@@ -2,7 +2,7 @@
 
 One stream of segments of 512 vectors goes through one layer's memory, write and read, forward alone, every solve of
 an operator counted. Beside it a layer of softmax attention, with the keys and values of all tokens before kept, is
-timed at some lengths. Prints a table; --out gets cost.json, which recipes/plot.py draws.
+timed at some lengths. Prints a table; --out gets cost.json, which recipes.plot draws.
 """
 
 import argparse

@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import shlex
-import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,6 @@ def test_page_code_runs_and_prints_its_output(page, tmp_path):
     """All blocks in the order of the page, in one namespace and a process of their own: some register things."""
 
     def work() -> None:
-        sys.path.insert(0, str(ROOT))
         names, printed = {"__name__": "page"}, []
         try:
             for language, code, output in blocks(page):
