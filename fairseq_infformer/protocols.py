@@ -1,7 +1,8 @@
 """What one part of the package asks of another that it does not import."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,14 @@ class Remembers(Protocol):
 
     def load_memory_state(self, memory: dict[str, Tensor], number: int) -> None:
         """Let training continue from what ``memory_state`` returned, in the format of this number."""
+
+
+@runtime_checkable
+class CollectsMemory(Protocol):
+    """A task that gathers what its ranks remember before a checkpoint is written."""
+
+    def collect_memory(self, group: Any, device: torch.device) -> None:
+        """Gather the memory of the ranks of ``group``; every rank calls it."""
 
 
 @runtime_checkable

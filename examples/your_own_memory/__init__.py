@@ -25,8 +25,8 @@ class MeanState(NamedTuple):
         return self._replace(total=self.total.detach())
 
     def reset(self, rows: Tensor) -> "MeanState":
-        there = rows.to(self.total.device)[:, None]
-        return MeanState(self.total.masked_fill(there, 0), self.count.masked_fill(rows.cpu(), 0))
+        mask = rows.to(self.total.device)[:, None]
+        return MeanState(self.total.masked_fill(mask, 0), self.count.masked_fill(rows.cpu(), 0))
 
     def reorder(self, order: Tensor) -> "MeanState":
         return MeanState(self.total[order.to(self.total.device)], self.count[order.cpu()])

@@ -85,7 +85,7 @@ class LtmCrossEntropy(FairseqCriterion):
         return places.argmax(-1)
 
     def _cross_entropy(self, model: Any, places: Tensor, target: Tensor) -> Tensor:
-        adaptive = getattr(model.decoder, "adaptive_softmax", None)
+        adaptive = model.decoder.adaptive_softmax
         if adaptive is None:
             return F.cross_entropy(places.float(), target, ignore_index=self.padding_idx, reduction="sum")
         if not len(target):  # fairseq's tied head takes no empty batch, so it gets a place of padding

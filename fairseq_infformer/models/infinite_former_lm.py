@@ -155,12 +155,12 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
             cfg.decoder_ffn_embed_dim,
             cfg.stm_length,
             build_long_term_memory(cfg, number) if number in remembering else None,
-            cfg.dropout,
-            cfg.attention_dropout,
-            cfg.activation_dropout,
-            str(cfg.activation_fn),
-            str(cfg.position_encoding),
-            cfg.attention_bias,
+            dropout=cfg.dropout,
+            attention_dropout=cfg.attention_dropout,
+            activation_dropout=cfg.activation_dropout,
+            activation=str(cfg.activation_fn),
+            position_encoding=str(cfg.position_encoding),
+            attention_bias=cfg.attention_bias,
         )
         for number in range(cfg.decoder_layers)
     ]

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairseq_infformer.modules.state import reordered
+
 
 class ShortTermMemory(NamedTuple):
     """Up to W past hidden states of B rows. A row that holds fewer than W holds them at the right end."""
@@ -23,7 +25,8 @@ class ShortTermMemory(NamedTuple):
         return self._replace(lengths=self.lengths.masked_fill(rows, 0))
 
     def reorder(self, order: Tensor) -> "ShortTermMemory":
-        return ShortTermMemory(self.hidden.index_select(0, order.to(self.hidden.device)), self.lengths[order.cpu()])
+        """The memory whose row i is this one's row ``order[i]``."""
+        return reordered(self, order)
 
     def append(self, x: Tensor, lengths: Tensor) -> "ShortTermMemory":
         """The memory W + T wide that ends with the first ``lengths`` (B,) vectors of each row of ``x`` (B, T, C)."""

@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.protocols import CollectsMemory
 
 from . import collectives, launch
 from .run_checks import check_run, refuse_generation
@@ -50,7 +51,7 @@ def collect_memory_before_saving() -> None:
 
     @functools.wraps(save)
     def collect_and_save(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
-        if not cfg.no_save and hasattr(trainer.task, "collect_memory"):
+        if not cfg.no_save and isinstance(trainer.task, CollectsMemory):
             trainer.task.collect_memory(trainer.data_parallel_process_group, trainer.device)
         return save(cfg, trainer, epoch_itr, val_loss)
 

@@ -55,6 +55,7 @@ class InfiniteFormerLayer(nn.Module):
         ffn_dim: int,
         stm_length: int,
         long_term_memory: Optional[LongTermMemory] = None,
+        *,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
