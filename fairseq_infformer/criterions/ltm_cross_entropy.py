@@ -13,6 +13,8 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairseq_infformer.modules.replay import replay, unroll
+
 # What is logged whatever the memory; --best-checkpoint-metric can name these and what the reads of a memory log.
 LOGGED = ("loss", "nll_loss", "ppl", "accuracy")
 # In what ranks and steps add up, for each figure of the reads: its sum, that of its squares, and how many it has.
@@ -60,9 +62,15 @@ class LtmCrossEntropy(FairseqCriterion):
         return loss, ntokens, log
 
     def output(self, model: Any, sample: dict[str, Any]) -> tuple:
-        """What the model says of the sample; where answers alone are scored, of their n places, (n, V) or (n, C)."""
+        """What the model says of the sample; where answers alone are scored, of their n places, (n, V) or (n, C).
+
+        Of a sample that is replayed it is the features, since the logits of several segments take most of the memory.
+        """
         scored = sample["target"].ne(self.padding_idx) if self.answers else None
-        return model(**sample["net_input"], scored=scored)
+        return model(**sample["net_input"], scored=scored, features_only=self._by_segments(sample))
+
+    def _by_segments(self, sample: dict[str, Any]) -> bool:
+        return sample["net_input"].get("replayed", False) and not self.answers
 
     def loss(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """What ``forward`` returns, for an ``output``, but for the count of right answers."""
@@ -70,7 +78,10 @@ class LtmCrossEntropy(FairseqCriterion):
         ntokens = sample["ntokens"]
         scored = target.ne(self.padding_idx)
         wanted = target[scored] if self.answers else target.flatten()
-        nll = self._cross_entropy(model, net_output[0].flatten(0, -2), wanted)
+        if self._by_segments(sample):
+            nll = self._replayed_cross_entropy(model, net_output[0], target, sample["net_input"]["lengths"].shape[1])
+        else:
+            nll = self._cross_entropy(model, net_output[0].flatten(0, -2), wanted)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll + self._reported(net_output[1]["figures"], scored, log)
         log["loss"] = loss.detach()
@@ -84,20 +95,35 @@ class LtmCrossEntropy(FairseqCriterion):
             places = model.decoder.adaptive_softmax.get_log_prob(places[None], None)[0]
         return places.argmax(-1)
 
+    def _replayed_cross_entropy(self, model: Any, features: Tensor, target: Tensor, num_segments: int) -> Tensor:
+        """Cross-entropy of features (B, K · T, C), which keeps the logits of one segment at a time."""
+
+        def loss(state: None, segment: tuple[Tensor, Tensor]) -> tuple[None, Tensor]:
+            part, wanted = segment
+            return state, self._cross_entropy(model, model.decoder.output_layer(part).flatten(0, -2), wanted.flatten())
+
+        segments = zip(features.chunk(num_segments, dim=1), target.chunk(num_segments, dim=1))
+        _, losses = (replay if torch.is_grad_enabled() else unroll)(loss, None, segments)
+        return torch.stack(losses).sum()
+
     def _cross_entropy(self, model: Any, places: Tensor, target: Tensor) -> Tensor:
         adaptive = model.decoder.adaptive_softmax
         if adaptive is None:
-            return F.cross_entropy(places.float(), target, ignore_index=self.padding_idx, reduction="sum")
+            return self._summed(places, target)
         if not len(target):  # fairseq's tied head takes no empty batch, so it gets a place of padding
             places, target = F.pad(places, (0, 0, 0, 1)), F.pad(target, (0, 1), value=self.padding_idx)
         bands, targets = adaptive(places, target)
-        loss = places.new_zeros((), dtype=torch.float32)
+        loss = torch.zeros((), device=places.device)
         for number, (logits, wanted) in enumerate(zip(bands, targets)):
             if wanted is not None:
-                loss = loss + F.cross_entropy(logits.float(), wanted, ignore_index=self.padding_idx, reduction="sum")
+                loss = loss + self._summed(logits, wanted)
             else:  # DDP waits for the gradients of this band, which are zero
                 loss = loss + adaptive.tail[number - 1](places[:0]).sum()
         return loss
+
+    def _summed(self, logits: Tensor, target: Tensor) -> Tensor:
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        return F.cross_entropy(logits.to(exact), target, ignore_index=self.padding_idx, reduction="sum")
 
     def _reported(self, reads: list[dict[str, Any]], scored: Tensor, log: dict[str, Any]) -> Tensor:
         """What the reads of all layers add to the loss; notes the sums that are logged."""

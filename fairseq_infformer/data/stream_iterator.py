@@ -8,6 +8,7 @@ import torch.distributed as dist
 from fairseq.data import iterators
 from torch import Tensor
 
+from fairseq_infformer.data.joined_segments import JoinedSegments
 from fairseq_infformer.data.streaming_dataset import StreamingDataset
 from fairseq_infformer.errors import InputError
 
@@ -35,7 +36,7 @@ class StreamIterator(iterators.EpochBatchIterator):
 
     def __init__(
         self,
-        streams: StreamingDataset,
+        streams: StreamingDataset | JoinedSegments,
         num_shards: int = 1,
         shard_id: int = 0,
         collect: Optional[Callable[[], Optional[Saved]]] = None,
@@ -60,6 +61,7 @@ class StreamIterator(iterators.EpochBatchIterator):
             "--batch-size": self.dataset.num_streams // self.num_shards,
             "processes": self.num_shards,
             "--tokens-per-sample": self.dataset.tokens_per_sample,
+            "--bptt-segments": self.dataset.segments_per_sample,
             "tokens": len(self.dataset.tokens),
             "documents": len(self.dataset.documents),
         }
@@ -77,6 +79,8 @@ class StreamIterator(iterators.EpochBatchIterator):
         """Go on from ``state_dict``; InputError if it stands in the middle of other streams than these."""
         if state_dict.get("iterations_in_epoch", 0):
             saved, here = state_dict.get("streams", {}), self._streams
+            if saved:
+                saved = {"--bptt-segments": 1} | saved  # which checkpoints of before do not say
             differing = [name for name in saved if saved[name] != here.get(name)]
             if differing:
                 raise InputError(

@@ -77,6 +77,8 @@ class StreamingDataset(FairseqDataset):
         answers: offsets (A, 2) at which answers start and stop, in order; absent: every token is a target.
     """
 
+    segments_per_sample = 1
+
     def __init__(
         self,
         tokens: TokenStream,

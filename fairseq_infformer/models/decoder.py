@@ -2,6 +2,7 @@
 
 import logging
 import zlib
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -11,12 +12,12 @@ from fairseq.models import FairseqDecoder
 from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
 from fairseq_infformer.modules.memories import Figure
+from fairseq_infformer.modules.replay import replay, unroll
 
 from . import memory_format
 from .configuration import InfiniteFormerConfig, bands
@@ -85,22 +86,28 @@ class InfiniteFormerDecoder(FairseqDecoder):
         lengths: Optional[np.ndarray] = None,
         reset: Optional[np.ndarray] = None,
         scored: Optional[Tensor] = None,
+        replayed: bool = False,
+        features_only: bool = False,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Score one segment of each stream.
+        """Score one segment of each stream, or K consecutive ones, through which gradients go.
 
         Args:
-            src_tokens: (B, T). src_lengths: not used.
-            segment: the segment's number in its stream; the memory goes on from the segment before.
-            lengths: (B,) int, on the host: how many of the T tokens of each row are text, from the left; None: all.
-            reset: (B,) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
-            scored: (B, T) bool: the n places whose next words are wanted, None: all. An output layer costs as much as
-                several others, and where answers alone are scored most of it would be thrown away.
+            src_tokens: (B, T), or (B, K · T), segment after segment. src_lengths: not used.
+            segment: the number in its stream of the segment, or of the K together; the memory continues from the ones
+                before.
+            lengths: (B,) or (B, K) int, on the host: how many of the T tokens of each row are text, from the left;
+                None: all of one segment.
+            reset: (B,) or (B, K) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
+            scored: (B, K · T) bool: the n positions whose next words are wanted, None: all. An output layer costs as
+                much as several others, and where answers alone are scored most of it would be thrown away.
+            replayed: keep the activations of one segment at a time, see ``modules.replay``.
+            features_only: leave out the output layer.
 
         Returns:
-            logits (B, T, V), or features (B, T, C) under the adaptive softmax, or with ``scored`` (n, V) or (n, C), row
-            after row; and a dict: ``attn`` (None) and ``figures``, those of each layer's read, see
-            ``LongTermMemory.figures``.
+            logits (B, K · T, V), or features (B, K · T, C) under the adaptive softmax or with ``features_only``; with
+            ``scored`` (n, V) or (n, C), row after row; and a dict: ``attn`` (None) and ``figures``, those of each
+            layer's read, see ``LongTermMemory.figures``.
         """
         if segment is None:
             raise InputError(
@@ -112,25 +119,41 @@ class InfiniteFormerDecoder(FairseqDecoder):
             raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
-        features, figures = self.extract_features(src_tokens, segment, lengths, reset)
+        features, figures = self.extract_features(src_tokens, segment, lengths, reset, replayed)
         if scored is not None:
             features = features[scored]
-        if self.output_projection is not None:
-            features = self.output_projection(features)
+        if not features_only:
+            features = self.output_layer(features)
         return features, {"attn": None, "figures": figures}
 
+    def output_layer(self, features: Tensor) -> Tensor:
+        """Logits (..., V) for features (..., C), which the adaptive softmax takes as they are."""
+        return features if self.output_projection is None else self.output_projection(features)
+
     def extract_features(
-        self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray
+        self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray, replayed: bool = False
     ) -> tuple[Tensor, list[dict[str, Figure]]]:
-        """Hidden states (B, T, C) after the last layer, and the figures of the long-term memories' reads."""
-        in_row, empty = torch.from_numpy(lengths), torch.from_numpy(reset)
-        x = F.dropout(self._embed(src_tokens), self.cfg.dropout, self.training)
-        before = self._memory_before(segment, empty, x)
-        x, figures, after = self._through_layers(x, in_row, empty, before)
-        after = tree_map_only(Tensor, torch.detach, after)
+        """Hidden states (B, K · T, C) after the last layer, and the figures of the long-term memories' reads."""
+        rows = len(src_tokens)
+        in_row, empty = (torch.from_numpy(each).view(rows, -1) for each in (lengths, reset))
+        before = self._memory_before(segment, empty[:, 0])
+        tokens = src_tokens.unflatten(1, (in_row.shape[1], -1))
+        inputs = zip(tokens.unbind(1), in_row.unbind(1), empty.unbind(1))
+        after, outputs = (replay if replayed and torch.is_grad_enabled() else unroll)(self._segment, before, inputs)
         update = self.num_updates if self.training else None
+        after = tuple(state.detach() for state in after)
         self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
-        return self.final_norm(x), figures
+        features, figures = zip(*outputs)
+        return torch.cat(features, dim=1), [joined(layer) for layer in zip(*figures)]
+
+    def _segment(
+        self, before: tuple[LayerState, ...], segment: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[tuple[LayerState, ...], tuple[Tensor, list[dict[str, Figure]]]]:
+        """The states after a segment, and what ``extract_features`` returns for it."""
+        tokens, in_row, empty = segment
+        x = F.dropout(self._embed(tokens), self.cfg.dropout, self.training)
+        x, figures, after = self._through_layers(x, in_row, empty, before)
+        return after, (self.final_norm(x), figures)
 
     def _through_layers(
         self, x: Tensor, in_row: Tensor, empty: Tensor, before: tuple[LayerState, ...]
@@ -163,7 +186,8 @@ class InfiniteFormerDecoder(FairseqDecoder):
         """fairseq tells before every forward pass of training which update the segment belongs to."""
         self.num_updates = num_updates
 
-    def _memory_before(self, segment: int, reset: Tensor, x: Tensor) -> tuple[LayerState, ...]:
+    def _memory_before(self, segment: int, reset: Tensor) -> tuple[LayerState, ...]:
+        x = self.final_norm.weight.new_zeros(len(reset), 1, self.cfg.decoder_embed_dim)
         slot = self.slots.get(self.training)
         if slot is None or bool(reset.all()):
             if not bool(reset.all()):
@@ -214,6 +238,14 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 f"the model has {self.max_positions()} learned positions, too few for segments of {tokens} tokens; "
                 "give a smaller --tokens-per-sample"
             )
+
+
+def joined(segments: Sequence[dict[str, Figure]]) -> dict[str, Figure]:
+    """The figures of one layer's reads, segment after segment, as those of one read."""
+    return {
+        name: figure._replace(value=torch.cat([figures[name].value for figures in segments], dim=-1))
+        for name, figure in segments[0].items()
+    }
 
 
 def dictionary_checksum(dictionary: Dictionary) -> int:

@@ -41,6 +41,11 @@ def with_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
     return type(like)(*values)
 
 
+def detached(state: State) -> State:
+    """A state, or None, through which no gradient goes."""
+    return tree_map_only(Tensor, Tensor.detach, state)
+
+
 def reordered(state: State, order: Tensor) -> State:
     """A state, or None, whose row i is the given one's row ``order[i]``."""
     return tree_map_only(Tensor, lambda rows: rows.index_select(0, order.to(rows.device)), state)

@@ -27,6 +27,7 @@ from fairseq_infformer.data.binarised import (
     load_lines,
     read_stats,
 )
+from fairseq_infformer.data.joined_segments import JoinedSegments
 from fairseq_infformer.data.stream_iterator import Memory, Saved, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
 from fairseq_infformer.errors import InputError
@@ -52,6 +53,20 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
     score: ChoiceEnum(["all", "answers"]) = field(
         default="all",
         metadata={"help": f"which tokens are targets: all, or those between {ANSWER} and {END_OF_ANSWER}"},
+    )
+    bptt_segments: int = field(
+        default=1,
+        metadata={
+            "help": "K, consecutive segments of each stream in one training sample: the loss of later ones "
+            "reaches what earlier ones wrote to the memories"
+        },
+    )
+    bptt_replay: bool = field(
+        default=False,
+        metadata={
+            "help": "keep the activations of one segment at a time and run each again in the backward pass (memory "
+            "replay back-propagation): the same gradients in less memory, a third slower"
+        },
     )
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
 
@@ -82,6 +97,10 @@ class StreamingLanguageModelingTask(FairseqTask):
                 f"--tokens-per-sample must be positive, got {cfg.tokens_per_sample} (fairseq-eval-lm subtracts "
                 "--context-window from it, which a memory does not need: leave it out)"
             )
+        if cfg.bptt_segments <= 0:
+            raise InputError(f"--bptt-segments must be positive, got {cfg.bptt_segments}")
+        if cfg.bptt_replay and cfg.bptt_segments == 1:
+            raise InputError("--bptt-replay needs --bptt-segments 2 or more, got 1")
         paths = [folder / "dict.txt" for folder in data_folders(cfg.data)]
         for path in paths:
             if not filecmp.cmp(paths[0], path, shallow=False):
@@ -197,8 +216,9 @@ class StreamingLanguageModelingTask(FairseqTask):
             while self._unseen:
                 directory = self._unseen.pop()
                 later = self._read(self._train_subset, directory, combine=True)
-                self._in_streams(later, max_sentences * num_shards, f"{directory}: ")
-        streams = self._in_streams(dataset, max_sentences * num_shards)
+                self._in_streams(later, max_sentences * num_shards, f"{directory}: ", training=True)
+        training = dataset is self.datasets.get(self._train_subset)
+        streams = self._in_streams(dataset, max_sentences * num_shards, training=training)
         return StreamIterator(
             *(streams, num_shards, shard_id, self._hand_over_memory, self._restore_memory),
             seed=seed,
@@ -207,9 +227,14 @@ class StreamingLanguageModelingTask(FairseqTask):
             buffer_size=data_buffer_size,
         )
 
-    def _in_streams(self, dataset: StreamingDataset, num_streams: int, name: str = "") -> StreamingDataset:
+    def _in_streams(
+        self, dataset: StreamingDataset, num_streams: int, name: str = "", training: bool = False
+    ) -> StreamingDataset | JoinedSegments:
         try:
-            return dataset.in_streams(num_streams)
+            streams = dataset.in_streams(num_streams)
+            if training and self.cfg.bptt_segments > 1:
+                return JoinedSegments(streams, self.cfg.bptt_segments, self.cfg.bptt_replay)
+            return streams
         except ValueError as error:
             raise InputError(f"{name}{error}") from error
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.memories import LongTermMemory, Read, Report
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
-from fairseq_infformer.modules.state import reordered
+from fairseq_infformer.modules.state import detached, reordered
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swish": F.silu}
 
@@ -27,6 +27,10 @@ class LayerState(NamedTuple):
     report: Optional[Report]  # of the last read of ``long_term``
 
     SAVED_AS = ("short_term", "memory", "report")
+
+    def detach(self) -> "LayerState":
+        """The state, through which no gradient goes."""
+        return detached(self)
 
     def reorder(self, order: Tensor) -> "LayerState":
         """The state whose row i is this one's row ``order[i]``."""
@@ -93,7 +97,6 @@ class InfiniteFormerLayer(nn.Module):
         long_term = memory and memory.initial_state(like.shape[0], like.device)
         return LayerState(recent, long_term, None)
 
-    @torch.no_grad()
     def advance(self, state: LayerState, reset: Tensor) -> LayerState:
         """The state a new segment meets: rows in ``reset`` (B,) empty, and short-term memory cut to its length,
         with what leaves it written to the long-term memory."""
@@ -112,7 +115,8 @@ class InfiniteFormerLayer(nn.Module):
             state: from ``advance``.
 
         Returns:
-            x (B, T, C) and the state after the segment, whose ``report`` still carries gradients.
+            x (B, T, C) and the state after the segment, through which gradients reach what was written: detach it
+            where they shall end.
         """
         hidden = self.attention_norm(x)
         query = self.q_proj(hidden)
@@ -127,7 +131,7 @@ class InfiniteFormerLayer(nn.Module):
         x = x + F.dropout(context, self.dropout, self.training)
         inner = F.dropout(self.activation(self.fc1(self.ffn_norm(x))), self.activation_dropout, self.training)
         x = x + F.dropout(self.fc2(inner), self.dropout, self.training)
-        return x, LayerState(state.recent.append(hidden.detach(), lengths), state.long_term, read.report)
+        return x, LayerState(state.recent.append(hidden, lengths), state.long_term, read.report)
 
 
 def attention_mask(past: ShortTermMemory, queries: int) -> Tensor:

@@ -138,18 +138,24 @@ class CompressiveMemory(LongTermMemory):
         joined = waiting.append(new.masked_fill(pads.to(new.device)[:, :, None], 0), lengths)
         width, windows = joined.hidden.shape[1], joined.lengths // self.rate
         evicted = joined.from_left()[:, : width // self.rate * self.rate]
-        appended = slots.append(self.compress(evicted), windows)
+        # What attention learns of compressed vectors reaches the vectors, not the convolution, which has its own loss.
+        appended = slots.append(self.compress(evicted, learn=False), windows)
         kept = ShortTermMemory(appended.hidden[:, -self.length :], appended.lengths.clamp_max(self.length))
         rest = ShortTermMemory(joined.hidden[:, width - self.rate + 1 :], joined.lengths % self.rate)
         if self.conv is None or not self.training:
             evicted = evicted[:, :0]
         return CompressiveState(kept, rest, evicted, windows * self.rate)
 
-    def compress(self, x: Tensor) -> Tensor:
-        """One vector (B, W, C) for each of the W windows of ``x`` (B, W · c, C)."""
+    def compress(self, x: Tensor, learn: bool = True) -> Tensor:
+        """One vector (B, W, C) for each of the W windows of ``x`` (B, W · c, C).
+
+        Args:
+            learn: let the convolution have gradients.
+        """
         windows = x.unflatten(1, (x.shape[1] // self.rate, self.rate))
         if self.conv is not None:
-            return self.conv(windows.flatten(2))
+            weight = self.conv.weight if learn else self.conv.weight.detach()
+            return F.linear(windows.flatten(2), weight)
         return windows.amax(2) if self.function == "max" else windows.mean(2)
 
     def read(
