@@ -86,8 +86,9 @@ def assert_equal(one: object, other: object) -> None:
                 "compressive",
             ],
         ),
+        (1, 7, ["--batch-size", 4, "--dropout", 0.1, "--bptt-segments", 4, "--bptt-replay", *RESET]),
     ],
-    ids=["sticky-reset", "update-freq", "two-ranks-sticky", "two-ranks-update-freq"],
+    ids=["sticky-reset", "update-freq", "two-ranks-sticky", "two-ranks-update-freq", "bptt-replay"],
 )
 def test_killed_training_resumes_to_the_same_losses_weights_and_memory(ranks, kill_at, more, documents, tmp_path):
     flags = [*SAVING, "--tokens-per-sample", 16, "--max-update", 12, *more]
@@ -134,7 +135,7 @@ def test_resume_within_an_epoch_refuses_other_streams_unless_reset_dataloader(ha
 def iterator(documents: Path, batch_size: int = 4, ranks: int = 1, length: int = 16, **settings: object):
     cfg = StreamingLanguageModelingConfig(data=str(documents), tokens_per_sample=length, **settings)
     task = StreamingLanguageModelingTask.setup_task(cfg)
-    task.load_dataset("train")
+    task.load_dataset("train", data_selector=None)  # by which fairseq's training data is known
     return task.get_batch_iterator(task.dataset("train"), max_sentences=batch_size, num_shards=ranks)
 
 
@@ -147,6 +148,7 @@ def iterator(documents: Path, batch_size: int = 4, ranks: int = 1, length: int =
         ({"ranks": 2}, r"processes 1 \(now 2\)"),
         ({"batch_size": 2, "ranks": 2}, r"--batch-size 4 \(now 2\), processes 1 \(now 2\)"),
         ({"document_boundaries": "reset"}, r"documents 1 \(now 96\)"),
+        ({"bptt_segments": 4}, r"--bptt-segments 1 \(now 4\)"),
     ],
 )
 def test_iterator_refuses_a_position_of_other_streams(changed, message, documents):
