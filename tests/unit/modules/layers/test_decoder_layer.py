@@ -230,13 +230,15 @@ def test_reorder_permutes_rows():
     assert torch.equal(state.reorder(order).report.density.mean, state.report.density.mean[order])
 
 
-def test_layer_passes_no_gradient_to_the_previous_segment():
+def test_layer_passes_gradients_to_the_previous_segment_unless_its_state_is_detached():
     layer, x = build(), text(length=12)
     first, second = x[:, :8].requires_grad_(), x[:, 8:].clone().requires_grad_()
     _, state = step(layer, first, start(layer, x))
-    output, _ = step(layer, second, state)
-    assert torch.autograd.grad(output.sum(), first, allow_unused=True, retain_graph=True) == (None,)
-    assert bool(torch.autograd.grad(output.sum(), second)[0].any())
+    for before, reached in ((state, True), (state.detach(), False)):
+        output, _ = step(layer, second, before)
+        gradient, own = torch.autograd.grad(output.sum(), (first, second), allow_unused=True, retain_graph=True)
+        assert (gradient is not None and bool(gradient.any())) == reached
+        assert bool(own.any())
 
 
 def test_layer_gives_every_weight_a_gradient_once_a_memory_is_written():
