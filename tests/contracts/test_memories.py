@@ -31,6 +31,8 @@ CONTINUOUS = [
     *({"density": name} for name in DENSITIES),
     *({"addressing": name} for name in ADDRESSINGS),
     {"horizon": 8},
+    {"density": "gibbs"},
+    {"density": "gibbs", "sampling": "sticky"},
 ]
 
 

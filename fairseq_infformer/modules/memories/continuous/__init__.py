@@ -7,6 +7,7 @@
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
 from .density import DENSITIES, register_density
+from .gibbs import GibbsAttention, GibbsDensity
 from .memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousState
 from .read import ContinuousAttention
 from .sampling import SAMPLINGS
@@ -23,5 +24,7 @@ __all__ = [
     "ContinuousSettings",
     "ContinuousState",
     "GaussianBasis",
+    "GibbsAttention",
+    "GibbsDensity",
     "register_density",
 ]

@@ -14,7 +14,8 @@ from fairseq_infformer.modules.state import reordered
 
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
-from .density import Density
+from .density import DENSITIES, Density
+from .gibbs import GibbsAttention, GibbsDensity
 from .operators import GROWTH_ALLOWED, LEAST_RIDGE, Regression, growth
 from .read import ContinuousAttention
 from .sampling import SAMPLINGS, attention_histogram
@@ -225,7 +226,7 @@ class ContinuousLongTermMemory(LongTermMemory):
     def __init__(
         self,
         memory: ContinuousMemory,
-        attention: ContinuousAttention,
+        attention: ContinuousAttention | GibbsAttention,
         kl_weight: float = ContinuousSettings.kl_weight,
         kl_sigma: float = ContinuousSettings.kl_sigma,
     ) -> None:
@@ -255,15 +256,27 @@ class ContinuousLongTermMemory(LongTermMemory):
             sampling=settings.sampling,
             seed=layer,
         )
-        attention = ContinuousAttention(
-            embed_dim,
-            num_heads,
-            basis,
-            density=settings.density,
-            min_sigma=settings.min_sigma,
-            flat_start=settings.flat_start,
-            addressing=settings.addressing,
-        )
+        check_choice("density", settings.density, sorted([*DENSITIES, "gibbs"]))
+        if settings.density == "gibbs":
+            if settings.addressing != ContinuousSettings.addressing:
+                raise SettingError("addressing", f"does not apply to the density gibbs, got {settings.addressing}")
+            attention = GibbsAttention(
+                embed_dim,
+                num_heads,
+                basis,
+                flat_start=settings.flat_start,
+                weights=settings.sampling != "uniform",
+            )
+        else:
+            attention = ContinuousAttention(
+                embed_dim,
+                num_heads,
+                basis,
+                density=settings.density,
+                min_sigma=settings.min_sigma,
+                flat_start=settings.flat_start,
+                addressing=settings.addressing,
+            )
         return cls(memory, attention, settings.kl_weight, settings.kl_sigma)
 
     def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> ContinuousState:
@@ -289,14 +302,16 @@ class ContinuousLongTermMemory(LongTermMemory):
     def figures(self, report: ContinuousReport) -> dict[str, Figure]:
         """KL(N(μ, σ²) ‖ N(μ, σ₀²)), which keeps σ from growing until the read is a plain average; μ and σ."""
         mean, variance = report.density.mean, report.density.variance
-        ratio = variance / self.kl_sigma**2
-        # The clamp keeps the paper's form, which has no floor on σ, from log(0).
-        kl = 0.5 * (ratio - ratio.clamp_min(1e-12).log() - 1)
-        return {
-            "kl": Figure(kl, weight=self.kl_weight),
+        moments = {
             "ltm_mu": Figure(mean.detach(), spread=True),
             "ltm_sigma": Figure(variance.detach().sqrt(), spread=True),
         }
+        if isinstance(report.density, GibbsDensity):  # its width follows from what it finds
+            return moments
+        ratio = variance / self.kl_sigma**2
+        # The clamp keeps the paper's form, which has no floor on σ, from log(0).
+        kl = 0.5 * (ratio - ratio.clamp_min(1e-12).log() - 1)
+        return {"kl": Figure(kl, weight=self.kl_weight)} | moments
 
     def start_silent(self) -> None:
         """The output projection learns from the first update, what is read by it from the second."""

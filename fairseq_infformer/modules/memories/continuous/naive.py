@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .basis import GaussianBasis
+from .gibbs import GibbsAttention, GibbsDensity
 from .memory import ContinuousMemory
 from .operators import Regression, Step, ridge_used
 from .read import ContinuousAttention
@@ -210,6 +211,30 @@ def read(
 
 
 # ---- Writing the continuous memory
+
+
+def gibbs_read(query: Tensor, coefficients: Tensor, attention: GibbsAttention) -> tuple[Tensor, GibbsDensity]:
+    """The Gibbs read query by query: p_g = exp(q·k(t_g)/√d) / Σ_h exp(q·k(t_h)/√d) over the centres t_g of the basis.
+
+    Args and returns as those of ``GibbsAttention.forward``.
+    """
+    d = attention.embed_dim // attention.num_heads
+    positions = torch.linspace(0, 1, attention.basis.num_centers, dtype=torch.float64)
+    context, densities = [], []
+    for row_query, row in zip(query, coefficients):
+        signal = basis_values(attention.basis, positions) @ row
+        keys, values = signal @ attention.k_proj.weight.T, signal @ attention.v_proj.weight.T
+        for head in range(attention.num_heads):
+            part = slice(head * d, (head + 1) * d)
+            for q in row_query:
+                p = torch.exp(keys[:, part] @ q[part] / math.sqrt(d))
+                p = p / p.sum()
+                context.append(p @ values[:, part])
+                mean = (p * positions).sum()
+                densities.append((mean, (p * (positions - mean) ** 2).sum(), p))
+    shape = (len(query), attention.num_heads, query.shape[1])
+    context = torch.stack(context).view(*shape, d).transpose(1, 2).flatten(2) @ attention.out_proj.weight.T
+    return context, GibbsDensity(*(torch.stack(each).detach().unflatten(0, shape) for each in zip(*densities)))
 
 
 def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float:

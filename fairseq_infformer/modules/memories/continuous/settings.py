@@ -43,7 +43,10 @@ class ContinuousSettings:
     )
     density: str = field(
         default="renormalized-gaussian",
-        metadata={"help": f"what a query lays over the memory: {', '.join(DENSITIES)} (gaussian is the paper's)"},
+        metadata={
+            "help": f"what a query lays over the memory: {', '.join(DENSITIES)} (gaussian is the paper's), or gibbs "
+            "(softmax attention over the signal at the centres of the basis)"
+        },
     )
     addressing: str = field(
         default="projection",

@@ -1,0 +1,115 @@
+"""The Gibbs read: ordinary softmax attention, whose keys and values are a continuous signal."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq_infformer.modules.settings import SettingError
+
+from .basis import GaussianBasis
+
+
+class GibbsDensity(NamedTuple):
+    """``p(t) ∝ exp(q·k(t)/√d)``, constant on the cells around evenly spaced positions, the first 0 and the last 1."""
+
+    mean: Tensor  # (B, H, T)
+    variance: Tensor  # (B, H, T)
+    weights: Tensor  # (B, H, T, G) of each cell; or (B, H, T, 0) where nobody asks for them
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """Mass left of each of the K points ``t`` (K,) of [0, 1], as (B, H, T, K)."""
+        count = self.weights.shape[-1]
+        left = F.pad(self.weights.cumsum(-1), (1, 0))  # of each edge of a cell
+        # Edges are halfway between positions; the first and the last cell are half as wide.
+        edge = (t.clamp(0, 1) * (count - 1) + 0.5).clamp(max=count - 0.5)
+        cell = edge.long()
+        start, stop = (cell - 0.5).clamp(min=0), (cell + 0.5).clamp(max=count - 1)
+        inside = (t.clamp(0, 1) * (count - 1) - start) / (stop - start)
+        return left[..., cell] + inside * self.weights[..., cell]
+
+
+class GibbsAttention(nn.Module):
+    """Attention over the signal ``x̄(t) = Θᵀ ψ(t)`` with a Gibbs density (Santos et al. 2025, ∞-Video).
+
+    With keys ``k(t) = W_K x̄(t)`` and values ``v(t) = W_V x̄(t)``, head by head, a query reads ``E_t[v(t)]`` under
+    ``p(t) ∝ exp(q·k(t)/√d)``. The integrals over t are sums over the centres of the basis: softmax attention over
+    that many vectors. Unlike a Gaussian, the density may have several peaks, as sharp as the signal itself.
+
+    Args:
+        embed_dim: C. num_heads: H, a divisor of C.
+        basis: the basis of the memory that is read.
+        flat_start: start the output projection at random; otherwise it starts at zero.
+        weights: return the weights of the density, which sticky sampling needs.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        basis: GaussianBasis,
+        *,
+        flat_start: bool = False,
+        weights: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_heads <= 0 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        if basis.num_centers < 2:
+            raise SettingError("density", "gibbs needs a basis of 2 centres or more, got 1")
+        self.embed_dim, self.num_heads, self.basis, self.weights = embed_dim, num_heads, basis, weights
+        self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.v_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        for projection in (self.k_proj, self.v_proj, self.out_proj):
+            nn.init.xavier_uniform_(projection.weight)
+        if not flat_start:
+            # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
+            nn.init.zeros_(self.out_proj.weight)
+
+    def forward(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, GibbsDensity]:
+        """Read.
+
+        Args:
+            query: (B, T, C), the projected queries of all heads side by side.
+            coefficients: Θ of each row, (B, N, C), float32 or float64; the signal is evaluated in that.
+
+        Returns:
+            context (B, T, C) in the query's dtype, after the output projection; the density, its ``mean`` and
+            ``variance`` (B, H, T) without gradients.
+        """
+        with torch.autocast(query.device.type, enabled=False):
+            positions = self.basis.places(coefficients)
+            signal = self.basis.evaluate(positions) @ coefficients
+        signal = signal.to(query.dtype)
+        keys, values, query = (self._heads(x) for x in (self.k_proj(signal), self.v_proj(signal), query))
+        query = query.to(keys.dtype)
+        context, mean, variance = self._attend(query, keys, values, positions)
+        weights = self._weights(query, keys)
+        context = self.out_proj(context.transpose(1, 2).flatten(2))
+        return context, GibbsDensity(mean, variance, weights)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Expectations of the values, of t, and of t² less that of t squared."""
+        # t and t² are two values more of each position, from the middle, where they are most exact; fast kernels want
+        # as many columns in keys as in values, and a multiple of 8.
+        width = values.shape[-1]
+        padded = -(-(width + 2) // 8) * 8
+        centred = positions - 0.5
+        moments = torch.stack([centred, centred.square()], dim=-1).to(values).expand(*values.shape[:3], 2)
+        values = F.pad(torch.cat([values, moments], dim=-1), (0, padded - width - 2))
+        query, keys = (F.pad(x, (0, padded - width)) for x in (query, keys))
+        context = F.scaled_dot_product_attention(query, keys, values, scale=width**-0.5)
+        first, second = context[..., width : width + 2].detach().to(positions.dtype).unbind(-1)
+        return context[..., :width], first + 0.5, (second - first.square()).clamp_min(0)
+
+    @torch.no_grad()
+    def _weights(self, query: Tensor, keys: Tensor) -> Tensor:
+        if not self.weights:
+            return query.new_zeros(*query.shape[:3], 0)
+        exact = torch.promote_types(query.dtype, torch.float32)
+        return (query @ keys.mT * query.shape[-1] ** -0.5).softmax(-1, dtype=exact)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
