@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Optional
 
 import pytest
 import torch
@@ -15,6 +16,23 @@ if not torch.cuda.is_available():
 
 
 from command_line import run_forked, train
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> Optional[str]:
+    """Settings and flags as they are typed, types and functions by their names; pytest names all else."""
+    if isinstance(val, (dict, list, tuple)):
+        return readable(val) or f"no {argname}"
+    return readable(val) if isinstance(val, torch.dtype) or hasattr(val, "__name__") else None
+
+
+def readable(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={readable(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(readable, value))
+    if isinstance(value, torch.Tensor):
+        return f"tensor{tuple(value.shape)}"
+    return getattr(value, "__name__", str(value).removeprefix("torch."))
 
 
 @pytest.fixture(scope="session", autouse=True)

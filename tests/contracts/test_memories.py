@@ -36,7 +36,7 @@ CONTINUOUS = [
 ]
 
 
-@pytest.mark.parametrize("settings", CONTINUOUS, ids=str)
+@pytest.mark.parametrize("settings", CONTINUOUS)
 class TestContinuous(MemoryContract):
     @pytest.fixture(autouse=True)
     def take(self, settings):

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,17 @@ def checkpoint(documents, tmp_path_factory) -> bytes:
     return (save / "checkpoint_last.pt").read_bytes()
 
 
-def with_flags(command: list, flags: tuple | list) -> list:
-    """A command with other flags; a value of None takes the flag out."""
-    flags = list(flags)
-    while None in flags:
-        place = flags.index(None)
-        name = flags[place - 1]
-        command = command[: command.index(name)] + command[command.index(name) + 2 :]
-        del flags[place - 1 : place + 1]
-    return [*command, *flags]
+def without(flag: str, command: Sequence[object]) -> list[object]:
+    """A command without a flag and its value."""
+    if not flag:
+        return list(command)
+    at = command.index(flag)
+    return [*command[:at], *command[at + 2 :]]
 
 
-def train_here(data: Path, save: Path, *flags: object) -> tuple[int, str]:
+def train_here(data: Path, save: Path, *flags: object, lacks: str = "") -> tuple[int, str]:
     command = [data, *TASK, *TINY, *STREAMS, "--save-dir", save]
-    return run_here(train.cli_main, *with_flags(command, flags))
+    return run_here(train.cli_main, *without(lacks, command), *flags)
 
 
 def contents(*folders: Path) -> dict[str, str]:
@@ -86,8 +83,8 @@ def refused(row: Wrong, command: Callable[[Path, Path], tuple[int, str]], docume
     assert contents(folder, data) == before
 
 
-def describe(row: Wrong) -> str:
-    return " ".join(map(str, (*row.flags, row.data, row.checkpoint and f"{row.checkpoint} checkpoint", row.save[4:])))
+def by_name(rows: list[Wrong]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("row", rows, ids=[row.name for row in rows])
 
 
 @pytest.fixture
@@ -101,34 +98,36 @@ def no_work(monkeypatch) -> None:
     monkeypatch.setattr(evaluate, "score", work)
 
 
-@pytest.mark.parametrize("row", TRAINING, ids=describe)
+@by_name(TRAINING)
 def test_training_refuses(row, documents, checkpoint, tmp_path, no_work):
-    refused(row, lambda data, save: train_here(data, save, *row.flags), documents, checkpoint, tmp_path)
+    refused(
+        row, lambda data, save: train_here(data, save, *row.flags, lacks=row.without), documents, checkpoint, tmp_path
+    )
 
 
-@pytest.mark.parametrize("row", EVALUATION, ids=describe)
+@by_name(EVALUATION)
 def test_fairseq_eval_lm_refuses(row, documents, checkpoint, tmp_path):
     def command(data: Path, save: Path) -> tuple[int, str]:
         path = save / "checkpoint_last.pt"
         arguments = [data, *TASK, "--path", path, "--tokens-per-sample", 16, "--cpu", "--num-workers", 0]
-        return run_here(eval_lm.cli_main, *with_flags(arguments, row.flags))
+        return run_here(eval_lm.cli_main, *without(row.without, arguments), *row.flags)
 
     row = row if row.checkpoint else row._replace(checkpoint="good")
     refused(row, command, documents, checkpoint, tmp_path)
 
 
-@pytest.mark.parametrize("row", VALIDATION, ids=describe)
+@by_name(VALIDATION)
 def test_fairseq_validate_refuses(row, documents, checkpoint, tmp_path):
     def command(data: Path, save: Path) -> tuple[int, str]:
         path = save / "checkpoint_last.pt"
         arguments = [data, *TASK, "--path", path, "--batch-size", 4, "--cpu", "--num-workers", 0]
-        return run_here(validate.cli_main, *with_flags(arguments, row.flags))
+        return run_here(validate.cli_main, *without(row.without, arguments), *row.flags)
 
     refused(row._replace(checkpoint="good"), command, documents, checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize("command", [generate, interactive])
-@pytest.mark.parametrize("task", [TASK[2:], ["--task", "language_modeling"], []], ids=" ".join)
+@pytest.mark.parametrize("task", [TASK[2:], ["--task", "language_modeling"], []])
 def test_fairseq_generate_and_interactive_are_refused(command, task, documents, trained):
     """Whatever the task: fairseq's own would come to an error of theirs, or to advice that helps nobody."""
     code, text = run_here(command.cli_main, documents, *TASK[:2], *task, "--path", trained[0], "--cpu")
@@ -136,7 +135,7 @@ def test_fairseq_generate_and_interactive_are_refused(command, task, documents, 
     assert "this version cannot generate text, only train on it and score it" in one_error(text)
 
 
-@pytest.mark.parametrize("row", SCORING, ids=describe)
+@by_name(SCORING)
 def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
     def command(data: Path, save: Path) -> tuple[int, str]:
         return run_here(evaluate.main, data, "--path", save / "checkpoint_last.pt", "--cpu", *row.flags)
@@ -151,6 +150,7 @@ def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
         ("fairseq-train", [*TASK, *TINY, *STREAMS, "--save-dir", "save", "--ddp-backend", "fully_sharded"], "FSDP"),
         pytest.param("infformer-eval", ["--path", "none.pt"], "there is no checkpoint", marks=pytest.mark.slow),
     ],
+    ids=["fairseq-train", "infformer-eval"],
 )
 def test_console_scripts_report_an_error_in_one_line(script, flags, message, documents, tmp_path):
     """As a shell starts them, in processes of their own."""
@@ -230,14 +230,16 @@ def test_training_refuses_a_folder_with_a_colon(documents, tmp_path):
 def test_training_accepts_a_second_validation_split(documents, tmp_path):
     """Its documents are no split, and so none that is ignored."""
     data = altered(documents, "a second valid", tmp_path / "data")
-    code, text = train_here(data, tmp_path / "save", "--max-update", 1, "--valid-subset", "valid,valid1", *RESET)
+    code, text = train_here(
+        data, tmp_path / "save", "--max-update", 1, "--valid-subset", "valid,valid1", *RESET.split()
+    )
     assert code == 0, text
 
 
 # ---- raw text -------------------------------------------------------------------------------------------------------
 
 
-def prepare_here(folder: Path, splits: dict[str, str | bytes] | None, *flags: object) -> tuple[int, str]:
+def prepare_here(folder: Path, splits: Mapping[str, str | bytes] | None, *flags: object) -> tuple[int, str]:
     """Write raw text to ``folder``/raw and prepare it as ``folder``/out."""
     (folder / "raw").mkdir()
     for name, text in ({"train": "a b\n", "valid": "a\n"} if splits is None else splits).items():
@@ -248,11 +250,11 @@ def prepare_here(folder: Path, splits: dict[str, str | bytes] | None, *flags: ob
     return run_here(lambda: prepare.main([str(part) for part in (*command, *flags)]))
 
 
-@pytest.mark.parametrize(("splits", "flags", "message"), PREPARING)
-def test_prepare_refuses(splits, flags, message, tmp_path):
-    code, text = prepare_here(tmp_path, splits, *flags)
+@by_name(PREPARING)
+def test_prepare_refuses(row, tmp_path):
+    code, text = prepare_here(tmp_path, row.splits, *row.flags)
     assert code != 0
-    assert re.search(message, one_error(text)), text
+    assert re.search(row.message, one_error(text)), text
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
@@ -268,13 +270,13 @@ def test_prepare_refuses_a_vocabulary_that_does_not_fit(size, message, tmp_path)
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
-        ("a b\r\nc\r\n", 5),  # Windows line ends
-        ("\ufeffa b", 3),  # a byte order mark, and no end of the last line
-        ("nul \0 nul\n", 4),
-        ("a a a\n", 4),  # a vocabulary of one
-        ("\n\n\na\n\n\n\nb\n\n\n", 12),  # empty documents
-        ("x" * 10_000_000 + " y\n", 3),  # a line of 10 MB
-        (("x" * 999 + " ") * 10_000 + "\n", 10_001),
+        pytest.param("a b\r\nc\r\n", 5, id="Windows line ends"),
+        pytest.param("\ufeffa b", 3, id="a byte order mark, no last line end"),
+        pytest.param("nul \0 nul\n", 4, id="the character 0"),
+        pytest.param("a a a\n", 4, id="one word"),
+        pytest.param("\n\n\na\n\n\n\nb\n\n\n", 12, id="empty documents"),
+        pytest.param("x" * 10_000_000 + " y\n", 3, id="a word of 10 MB"),
+        pytest.param(("x" * 999 + " ") * 10_000 + "\n", 10_001, id="a line of 10 MB"),
     ],
 )
 def test_prepare_accepts_unusual_text(text, tokens, tmp_path):

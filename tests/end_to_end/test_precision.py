@@ -55,7 +55,6 @@ def exact(documents, tmp_path_factory) -> list[float]:
         (["--fp16", "--fp16-no-flatten-grads"], torch.float16),
         (["--memory-efficient-fp16"], torch.float16),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_every_precision_trains_with_the_memory_in_float32(flags, dtype, exact, documents, tmp_path):
     found, trainer = losses(documents, tmp_path, *flags, check_precision=dtype != torch.float16)

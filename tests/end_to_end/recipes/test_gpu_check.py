@@ -33,7 +33,6 @@ def test_gpu_check_runs_every_step_in_small_and_resumes(tmp_path):
         (["--dry-run", "--dest", "nosuch/x.json"], "--dest nosuch/x.json: there is no such folder"),
         (["--minutes", "0"], "--minutes must be positive, got 0"),
     ],
-    ids=lambda value: None if isinstance(value, list) else value.split()[0],
 )
 def test_gpu_check_refuses_what_cannot_be(arguments, error):
     done = run(ROOT / "recipes/gpu_check.sh", *arguments, check=False)

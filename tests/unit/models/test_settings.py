@@ -124,7 +124,6 @@ def test_python_and_the_command_line_build_the_same_memory(flags, in_python):
         (lambda **given: CompressiveMemory(DIM, **given), {"num_slots": 5}, "length", 5),
         (lambda **given: CompressiveMemory(DIM, **given), {"compression": "max"}, "function", "max"),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_an_old_name_works_and_warns_of_the_new_one(make, old, attribute, value):
     with pytest.warns(DeprecationWarning, match=f"{next(iter(old))} is now .*; give "):

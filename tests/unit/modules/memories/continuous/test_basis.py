@@ -10,7 +10,7 @@ BASES = [(8, (0.1,)), (12, (0.05, 0.2)), (9, (0.02, 0.1, 0.3)), (2, (0.1, 0.2))]
 CASTS = [torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.double]
 
 
-@pytest.fixture(params=BASES, ids=str)
+@pytest.fixture(params=BASES)
 def basis(request) -> GaussianBasis:
     return GaussianBasis(*request.param)
 

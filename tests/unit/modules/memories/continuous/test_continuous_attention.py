@@ -14,7 +14,7 @@ KINDS = [{"density": name, "addressing": "projection"} for name in sorted(DENSIT
 KINDS += [{"density": "gaussian", "addressing": name} for name in ("content", "mixed")]
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: "-".join(kind.values()))
+@pytest.fixture(params=KINDS)
 def kind(request) -> dict[str, str]:
     return request.param
 
@@ -37,7 +37,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return query.to(dtype).requires_grad_(), coefficients.to(dtype).requires_grad_()
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("form", FORMS)
 def test_read_matches_reference_in_values_and_gradients(kind, form):
     attention = build(**kind, **form)
     query, coefficients = inputs()
@@ -214,7 +214,7 @@ def fresh_compiler():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["addressing"] != "content"], ids=str)  # mixed has it
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["addressing"] != "content"])  # mixed has it
 def test_read_compiles_with_the_same_values_and_gradients(kind, fresh_compiler):
     attention = build(**kind)
     compiled = torch.compile(attention, fullgraph=True, dynamic=True)  # once for all numbers of queries

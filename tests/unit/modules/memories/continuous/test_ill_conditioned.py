@@ -59,7 +59,7 @@ def stream_is_finite(memory: ContinuousMemory) -> None:
         state, looked = state.detach(), type(density)(density.mean.detach(), density.variance.detach())
 
 
-@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize("widths", WIDTHS)
 def test_write_and_read_stay_finite_in_values_and_gradients(widths):
     """N = 32 functions, under the λ of the paper and the least."""
     accepted = 0
@@ -96,7 +96,7 @@ def largest_eigenvalue(settings: tuple, ridge: float) -> float:
     return float(torch.linalg.eigvals(update).abs().max())
 
 
-@pytest.mark.parametrize("settings", UNSTABLE, ids=str)
+@pytest.mark.parametrize("settings", UNSTABLE)
 def test_ridge_used_is_larger_where_the_memory_would_grow(settings):
     asked, taken = settings[0].ridge, ridge_used(*settings)
     assert taken > asked
@@ -128,7 +128,6 @@ def test_write_of_short_segments_stays_bounded():
         (Regression(64, (0.01, 0.05), 64, 1.0), Step(0.85, 1)),
         (Regression(64, (0.01, 0.05), 128, 1.0), Step(0.95, 3)),
     ],
-    ids=str,
 )
 def test_ridge_used_lets_nothing_grow_in_a_repeated_update(settings):
     assert 1.03 < largest_eigenvalue(settings, ridge_used(*settings)) < 1.1, "a few times that is no harm"
