@@ -87,6 +87,7 @@ class StreamingDataset(FairseqDataset):
         eos: int,
         pad: int,
         num_types: int,
+        *,
         num_streams: int = 1,
         answers: Optional[np.ndarray] = None,
     ) -> None:
@@ -123,8 +124,8 @@ class StreamingDataset(FairseqDataset):
         """The same corpus in another number of streams."""
         return StreamingDataset(
             *(self.tokens, self.documents, self.tokens_per_sample, self.eos, self.pad, self.num_types),
-            num_streams,
-            self.answers,
+            num_streams=num_streams,
+            answers=self.answers,
         )
 
     def batches(self, num_shards: int) -> list[range]:

@@ -34,10 +34,10 @@ def _write_flops(coefficients: Any, largest: Any, x: Any, *_: Any, **__: Any) ->
 
 @register_flop_formula([OPERATORS.refit_transposed])
 def _write_backward_flops(
-    grad: Any, coefficients: Any, largest: Any, for_coefficients: bool, for_x: bool, length: int, *_: Any, **__: Any
+    grad: Any, coefficients: Any, largest: Any, needed: list[bool], length: int, *_: Any, **__: Any
 ) -> int:
     rows, functions, dim = grad
-    return 2 * rows * functions * (functions * for_coefficients + length * for_x) * dim
+    return 2 * rows * functions * (functions * needed[0] + length * needed[1]) * dim
 
 
 def ceilings(device: torch.device, small: bool) -> dict[str, float]:

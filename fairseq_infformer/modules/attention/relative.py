@@ -5,6 +5,7 @@ comes after all of its queries.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,23 @@ def relative_attention(
     size = max(BLOCK_QUERIES, block_scores // (per_query * together))
     parts = zip(*(x.split(together) for x in (by_content, by_position, keys, values, distances)))
     seeds = torch.randint(2**62, (heads,)).tolist() if dropout > 0 else [0] * heads
-    return torch.cat([BlockwiseAttention.apply(*part, mask, size, dropout, seed) for part, seed in zip(parts, seeds)])
+    return torch.cat(
+        [BlockwiseAttention.apply(*part, mask, size, Dropout(dropout, seed)) for part, seed in zip(parts, seeds)]
+    )
+
+
+class Dropout(NamedTuple):
+    """Dropout that can be repeated in the backward pass."""
+
+    probability: float
+    seed: int
+
+    def draws(self, device: torch.device) -> Optional[Callable[[Tensor], Tensor]]:
+        """Draws factors 0 or 1/(1-p) like a tensor, the same ones in the same order per seed; None without dropout."""
+        if self.probability == 0:
+            return None
+        kept, generator = 1 - self.probability, torch.Generator(device).manual_seed(self.seed)
+        return lambda like: torch.empty_like(like).bernoulli_(kept, generator=generator).div_(kept)
 
 
 class BlockwiseAttention(torch.autograd.Function):
@@ -123,18 +140,17 @@ class BlockwiseAttention(torch.autograd.Function):
         distances: Tensor,
         mask: Tensor,
         size: int,
-        dropout: float,
-        seed: int,
+        dropout: Dropout,
     ) -> Tensor:
         context = torch.empty_like(by_content)
-        draw = _dropout(dropout, seed, keys.device)
+        draw = dropout.draws(keys.device)
         for queries, seen, reach in _blocks(by_content, keys, size):
             query, position = by_content[:, :, queries], by_position[:, :, queries]
             weights = _weights(query, position, keys[:, :, seen], distances[:, reach], mask[..., queries, seen])
             weights = weights.mul_(draw(weights)) if draw else weights
             context[:, :, queries] = weights.to(values.dtype) @ values[:, :, seen]
         ctx.save_for_backward(by_content, by_position, keys, values, distances, mask, context)
-        ctx.size, ctx.dropout, ctx.seed = size, dropout, seed
+        ctx.size, ctx.dropout = size, dropout
         return context
 
     @staticmethod
@@ -149,7 +165,7 @@ class BlockwiseAttention(torch.autograd.Function):
         grad_keys, grad_values, grad_distances = (
             torch.zeros(x.mT.shape, dtype=exact, device=x.device) for x in (keys, values, distances)
         )
-        draw = _dropout(ctx.dropout, ctx.seed, keys.device)
+        draw = ctx.dropout.draws(keys.device)
         for queries, seen, reach in _blocks(by_content, keys, ctx.size):
             query, position, upstream = (x[:, :, queries] for x in (by_content, by_position, grad))
             key, value, distance = keys[:, :, seen], values[:, :, seen], distances[:, reach]
@@ -168,7 +184,7 @@ class BlockwiseAttention(torch.autograd.Function):
             grad_position[:, :, queries] = (by_distance @ distance).unflatten(1, query.shape[1:3])
             grad_distances[..., reach] += position.flatten(1, 2).mT @ by_distance
         sums = (x.mT.to(grad.dtype) for x in (grad_keys, grad_values, grad_distances))
-        return grad_content, grad_position, *sums, None, None, None, None
+        return grad_content, grad_position, *sums, None, None, None
 
 
 def _blocks(query: Tensor, keys: Tensor, size: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -187,11 +203,3 @@ def _weights(query: Tensor, position: Tensor, keys: Tensor, distances: Tensor, m
     first = keys.shape[2] - query.shape[2] if mask.dim() == 2 else 0  # the future is in the last columns
     scores[..., first:].masked_fill_(mask[..., first:], float("-inf"))
     return torch.softmax(scores, dim=-1, dtype=_at_least_float32(scores))
-
-
-def _dropout(probability: float, seed: int, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """Draws factors 0 or 1/(1-p) like a tensor, the same ones in the same order for a seed; None for no dropout."""
-    if probability == 0:
-        return None
-    generator = torch.Generator(device).manual_seed(seed)
-    return lambda like: torch.empty_like(like).bernoulli_(1 - probability, generator=generator).div_(1 - probability)

@@ -28,7 +28,9 @@ def corpus(num_tokens: int = 103) -> tuple[TokenStream, torch.Tensor]:
 
 def dataset(tokens_per_sample: int, num_streams: int, documents: list[int]) -> tuple[StreamingDataset, torch.Tensor]:
     stream, tokens = corpus()
-    return StreamingDataset(stream, np.array(documents), tokens_per_sample, EOS, PAD, 1000, num_streams), tokens
+    return StreamingDataset(
+        stream, np.array(documents), tokens_per_sample, EOS, PAD, 1000, num_streams=num_streams
+    ), tokens
 
 
 def batches(data: StreamingDataset, num_shards: int = 1, shard: int = 0) -> list[dict]:
@@ -138,8 +140,8 @@ def test_answers_are_the_only_targets(tokens_per_sample):
     answers = np.array([[0, 1], [5, 9], [39, 41], [102, 103]])
     wanted = torch.cat([tokens[start:stop] for start, stop in answers])
     documents = np.array([0, 40])
-    data = StreamingDataset(stream, documents, tokens_per_sample, EOS, PAD, 1000, 2, answers)
-    whole = StreamingDataset(stream, documents, tokens_per_sample, EOS, PAD, 1000, 2)
+    data = StreamingDataset(stream, documents, tokens_per_sample, EOS, PAD, 1000, num_streams=2, answers=answers)
+    whole = StreamingDataset(stream, documents, tokens_per_sample, EOS, PAD, 1000, num_streams=2)
     seen = []
     for batch, everything in zip(batches(data), batches(whole)):
         scored = batch["target"] != PAD
@@ -156,7 +158,8 @@ def test_answers_are_the_only_targets(tokens_per_sample):
 
 def test_answers_are_known_to_all_ranks():
     stream, _ = corpus()
-    data = StreamingDataset(stream, np.array([0]), 4, EOS, PAD, 1000, 4, np.array([[30, 31], [80, 83]]))
+    answers = np.array([[30, 31], [80, 83]])
+    data = StreamingDataset(stream, np.array([0]), 4, EOS, PAD, 1000, num_streams=4, answers=answers)
     scored = [[batch["scored"] for batch in batches(data, 2, shard)] for shard in range(2)]
     assert scored[0] == scored[1]
     assert 0 < sum(scored[0]) < len(scored[0])

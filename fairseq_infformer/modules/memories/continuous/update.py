@@ -3,6 +3,7 @@
 It is opaque to torch.compile, since which linear maps it takes depends on how many tokens the rows have read.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 import torch
@@ -165,15 +166,14 @@ def _(coefficients: Tensor, largest: Tensor, *others: object) -> tuple[Tensor, T
 @torch.library.custom_op(
     "fairseq_infformer::refit_transposed",
     mutates_args=(),
-    schema="(Tensor grad, Tensor? coefficients, Tensor? largest, bool for_coefficients, bool for_x, int length, "
+    schema="(Tensor grad, Tensor? coefficients, Tensor? largest, bool[] needed, int length, "
     f"Tensor num_tokens, Tensor lengths, Tensor? histogram, {SETTINGS}) -> (Tensor, Tensor)",
 )
 def refit_transposed(
     grad: Tensor,
     coefficients: Optional[Tensor],
     largest: Optional[Tensor],
-    for_coefficients: bool,
-    for_x: bool,
+    needed: Sequence[bool],
     length: int,
     num_tokens: Tensor,
     lengths: Tensor,
@@ -182,14 +182,16 @@ def refit_transposed(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``refit``'s coefficients (B, N, C) and ``x`` (B, L, C): its transposed map, of ``grad``.
 
-    Where samples are sticky, it needs to know which of the old signal were too long. What is not asked for comes back
-    empty.
+    Args:
+        coefficients, largest: those of ``refit`` if samples are sticky: which of them were too long; otherwise None.
+        needed: which of the two gradients are needed; the other one comes back empty.
+        length: L. num_tokens, lengths, histogram, settings: as for ``refit``.
     """
     maps = row_maps(grad, length, num_tokens, lengths, histogram, RefitSettings(*settings))
     adds = (lengths > 0).to(grad.device)[:, None, None]
     old, new = grad.new_empty(0), grad.new_empty(0)
     with torch.autocast(grad.device.type, enabled=False):
-        if for_coefficients:
+        if needed[0]:
             old = _times(maps.old_map.transpose(1, 2), grad)
             if maps.sample_basis is not None:
                 samples = maps.sample_basis @ coefficients
@@ -198,23 +200,15 @@ def refit_transposed(
                 old = factors * (old - torch.where(factors < 1, along, 0) * samples)  # a bounded norm cannot change
                 old = maps.sample_basis.transpose(1, 2) @ old
             old = torch.where(adds, old, grad)
-        if for_x:
+        if needed[1]:
             new = _times(maps.new_map.transpose(1, 2), grad) * adds
     return old, new
 
 
 @refit_transposed.register_fake
-def _(
-    grad: Tensor,
-    coefficients: Optional[Tensor],
-    largest: Optional[Tensor],
-    for_coefficients: bool,
-    for_x: bool,
-    length: int,
-    *settings: object,
-) -> tuple[Tensor, Tensor]:
-    old = torch.empty_like(grad) if for_coefficients else grad.new_empty(0)
-    return old, grad.new_empty(grad.shape[0], length, grad.shape[2]) if for_x else grad.new_empty(0)
+def _(grad: Tensor, _: object, __: object, needed: Sequence[bool], length: int, *___: object) -> tuple[Tensor, Tensor]:
+    old = torch.empty_like(grad) if needed[0] else grad.new_empty(0)
+    return old, grad.new_empty(grad.shape[0], length, grad.shape[2]) if needed[1] else grad.new_empty(0)
 
 
 def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -225,10 +219,10 @@ def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _backward(ctx, grad: Tensor, of_largest: Tensor) -> tuple[Optional[Tensor], ...]:
-    for_coefficients, _, for_x, *_ = ctx.needs_input_grad
-    old, new = refit_transposed(grad.contiguous(), *ctx.saved_tensors, for_coefficients, for_x, *ctx.arguments)
+    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+    old, new = refit_transposed(grad.contiguous(), *ctx.saved_tensors, needed, *ctx.arguments)
     others = [None] * (len(ctx.arguments) - 1)
-    return old if for_coefficients else None, None, new if for_x else None, *others
+    return old if needed[0] else None, None, new if needed[1] else None, *others
 
 
 refit.register_autograd(_backward, setup_context=_save)
