@@ -6,19 +6,14 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from command_line import BIN, ROOT, TASK, TINY, one_error, run, run_here
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, generate, interactive, train, validate
 from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, RESET, SCORING, TRAINING, VALIDATION, Wrong
 
 from fairseq_infformer.cli import evaluate, prepare
-from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, GaussianBasis
-from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
 
 STREAMS = ["--tokens-per-sample", 16, "--batch-size", 4, "--num-workers", 0]
 
@@ -290,52 +285,3 @@ def test_training_accepts_a_vocabulary_of_one_word(tmp_path):
     assert code == 0, text
     code, text = train_here(tmp_path / "out", tmp_path / "save", "--max-update", 1, "--batch-size-valid", 1)
     assert code == 0, text
-
-
-# ---- tensors --------------------------------------------------------------------------------------------------------
-
-BASIS = GaussianBasis(12, (0.05, 0.2))
-DIM = 6
-
-
-def density(rows: int) -> GaussianDensity:
-    return GaussianDensity(torch.full((rows, 2, 4), 0.5), torch.full((rows, 2, 4), 0.01))
-
-
-def write(x: Any = (2, 5, DIM), sampling: str = "uniform", **arguments: Any) -> None:
-    memory = ContinuousMemory(BASIS, 16, sampling=sampling)
-    x = torch.zeros(x) if isinstance(x, tuple) else x
-    memory.write(memory.initial_state(2, DIM), x, **arguments)
-
-
-def read(query: tuple = (2, 3, DIM), coefficients: tuple = (2, 12, DIM)) -> None:
-    ContinuousAttention(DIM, 2, BASIS)(torch.zeros(query), torch.zeros(coefficients))
-
-
-TENSORS = [
-    (write, {"x": (3, 5, DIM)}, r"x must be \(2, length, 6\).* got \(3, 5, 6\)"),
-    (write, {"x": (2, 5, 4)}, r"x must be \(2, length, 6\).* got \(2, 5, 4\)"),
-    (write, {"x": (2, DIM)}, r"x must be \(2, length, 6\).* got \(2, 6\)"),
-    (write, {"x": torch.full((2, 5, DIM), float("nan"))}, r"x must be finite, got nan in row 0, vector 0, channel 0"),
-    (write, {"x": torch.full((2, 5, DIM), float("inf"))}, r"x must be finite, got inf in row 0"),
-    (write, {"lengths": [6, 5]}, r"lengths must lie in 0..5.* got \[6, 5\]"),
-    (write, {"lengths": [-1, 5]}, r"lengths must lie in 0..5.* got \[-1, 5\]"),
-    (write, {"lengths": [5]}, r"lengths must be \(2,\), one a row, got \(1,\)"),
-    (write, {"lengths": [[5, 5]]}, r"lengths must be \(2,\), one a row, got \(1, 2\)"),
-    (write, {"reset": [True]}, r"reset must be \(2,\), one a row, got \(1,\)"),
-    (write, {"density": density(3), "sampling": "sticky"}, r"density must be \(2, heads, queries\), got \(3, 2, 4\)"),
-    (write, {"density": density(2), "queries": [1], "sampling": "sticky"}, r"queries must be \(2,\), .* got \(1,"),
-    (read, {"query": (2, 3, 5)}, r"query must be \(batch, time, 6\), got \(2, 3, 5\)"),
-    (read, {"query": (3, DIM)}, r"query must be .* got \(3, 6\)"),
-    (read, {"coefficients": (1, 12, DIM)}, r"coefficients must be \(2, 12, 6\), got \(1, 12, 6\)"),
-    (read, {"coefficients": (2, 10, DIM)}, r"coefficients must be .* got \(2, 10, 6\)"),
-    (read, {"coefficients": (2, 12, 5)}, r"coefficients must be .* got \(2, 12, 5\)"),
-]
-
-
-@pytest.mark.parametrize(("call", "arguments", "message"), TENSORS)
-def test_modules_refuse(call, arguments, message):
-    call()  # the rest of the arguments is right
-    with pytest.raises(ValueError, match=message) as error:
-        call(**arguments)
-    assert "\n" not in str(error.value) and not isinstance(error.value, InputError)

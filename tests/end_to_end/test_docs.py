@@ -149,3 +149,13 @@ def test_readme_is_short_and_its_test_command_is_what_ci_runs():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("\n") <= 120
     assert "`./tests/run.sh`" in text and "\n./tests/run.sh\n" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_contributing_names_tests_that_exist():
+    """A name without a file is of the file before it."""
+    table = re.findall(r"^\|.*", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    named = re.findall(r"`([\w/]+\.py)?(?:::(test_\w+))?`", "\n".join(table))
+    for number, (file, test) in enumerate(named):
+        path = ROOT / "tests" / (file or next(earlier for earlier, _ in named[number::-1] if earlier))
+        assert f"def {test}" in path.read_text(), (file, test)
+    assert len(named) > 30

@@ -8,6 +8,24 @@ from torch import Tensor
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
 
 TYPES = 40
+# Settings of ``build``, with each memory, density, addressing, sampling and position encoding.
+VARIANTS = [
+    {},
+    {"long_term_memory": "none"},
+    {"stm_length": 0},
+    {"ltm_layers": "1", "ltm_contraction": "fixed"},
+    {"ltm_density": "gaussian", "ltm_min_sigma": 0.0, "ltm_flat_start": True},
+    {"ltm_sampling": "sticky", "ltm_density": "sparsemax"},
+    {"ltm_addressing": "content"},
+    {"ltm_addressing": "mixed", "ltm_sampling": "sticky"},
+    {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
+    {"position_encoding": "rope"},
+    {"position_encoding": "alibi"},
+    {"position_encoding": "learned", "stm_length": 0, "attention_bias": True, "no_scale_embedding": True},
+    {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2},
+    {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
+    {"long_term_memory": "compressive", "position_encoding": "learned", "stm_length": 0, "attention_bias": True},
+]
 
 
 def dictionary(prefix: str = "w") -> Dictionary:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.data import Dictionary
-from small_model import TYPES, build, dictionary, run, same_text
+from small_model import TYPES, VARIANTS, build, dictionary, run, same_text
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 from fairseq_infformer.errors import InputError
@@ -18,25 +18,6 @@ from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, In
 @pytest.fixture
 def tokens():
     return torch.randint(4, TYPES, (3, 24), generator=torch.Generator().manual_seed(1))
-
-
-VARIANTS = [
-    {},
-    {"long_term_memory": "none"},
-    {"stm_length": 0},
-    {"ltm_layers": "1", "ltm_contraction": "fixed"},
-    {"ltm_density": "gaussian", "ltm_min_sigma": 0.0, "ltm_flat_start": True},
-    {"ltm_sampling": "sticky", "ltm_density": "sparsemax"},
-    {"ltm_addressing": "content"},
-    {"ltm_addressing": "mixed", "ltm_sampling": "sticky"},
-    {"ltm_sampling": "sticky-quantile", "ltm_contraction": "fixed"},
-    {"position_encoding": "rope"},
-    {"position_encoding": "alibi"},
-    {"position_encoding": "learned", "stm_length": 0, "attention_bias": True, "no_scale_embedding": True},
-    {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2},
-    {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
-    {"long_term_memory": "compressive", "position_encoding": "learned", "stm_length": 0, "attention_bias": True},
-]
 
 
 @pytest.mark.parametrize("settings", VARIANTS)

@@ -17,8 +17,7 @@ from command_line import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
-from small_model import TYPES, build, dictionary, run, same_text
-from test_infinite_former_lm import VARIANTS
+from small_model import TYPES, VARIANTS, build, dictionary, run, same_text
 
 from fairseq_infformer import __version__
 from fairseq_infformer.cli import evaluate, export

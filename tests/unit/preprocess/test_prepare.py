@@ -6,11 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fairseq.data import Dictionary
-from forking import ROOT
 from preparing import TRAIN, VALID, documents_of, lines_of, refused, run, stats, write
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-
-WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
 
 # ---- words ----------------------------------------------------------------------------------------------------------
 
@@ -97,18 +94,6 @@ def test_words_that_fairseq_reserves_are_refused(tmp_path: Path) -> None:
     refused("has the word <pad>", write(tmp_path / "raw", train="a <pad> b\n", valid="a\n"), tmp_path / "out")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not WIKITEXT_2.is_dir(), reason="../shared/data/wikitext-2 is not there")
-def test_wikitext_2_has_its_published_counts(tmp_path: Path) -> None:
-    run(WIKITEXT_2, tmp_path / "out", "--documents", "wikitext")
-    found = stats(tmp_path / "out")
-    assert [found["splits"][split]["tokens"] for split in ("train", "valid", "test")] == [2_088_628, 217_646, 245_569]
-    assert [found["splits"][split]["words"] for split in ("train", "valid", "test")] == [2_088_628, 217_646, 245_569]
-    assert [found["splits"][split]["documents"] for split in ("train", "valid", "test")] == [600, 60, 60]
-    assert found["dictionary"]["types"] == 33_278
-    assert all(split["unknown"] == 0 for split in found["splits"].values())
-
-
 # ---- documents ------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +109,40 @@ def test_documents_wikitext_starts_one_at_each_title(tmp_path: Path) -> None:
     assert first.startswith("\n= First =\n\ntext =\n") and first.endswith("= Second = =\n\n")
     assert third == "= Third title =\n\nend\n"
     assert documents_of(tmp_path / "out", "valid") == ["text\n\n", "= First =\n\n", "= Third =\n"]
+
+
+def wikitext(seed: int, articles: int) -> list[str]:
+    """The lines of articles in the form of WikiText: titles, headings, paragraphs of rare and frequent words."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for title in range(articles):
+        lines += ["", f"= Title {title} =", ""]
+        for section in range(5):
+            words = rng.zipf(1.5, (2, rng.integers(5, 80))) % 5000
+            paragraphs = [" ".join(["<unk>" if word == 1 else f"w{word}" for word in line]) for line in words]
+            lines += [*paragraphs, "", f"= = Section {section} @-@ é = =", ""]
+    return [f" {line} " for line in lines]
+
+
+def test_documents_wikitext_counts_a_whole_corpus(tmp_path: Path) -> None:
+    splits = {split: wikitext(seed, articles) for seed, split, articles in ((1, "train", 600), (2, "valid", 60))}
+    raw = write(tmp_path / "raw", **{split: "\n".join(lines) + "\n" for split, lines in splits.items()})
+    run(raw, tmp_path / "out", "--documents", "wikitext")
+    words = {split: [line.split() for line in lines] for split, lines in splits.items()}
+    types = {word for line in words["train"] for word in line}
+    counts = stats(tmp_path / "out")
+    for split, articles in (("train", 600), ("valid", 60)):
+        total = sum(len(line) + 1 for line in words[split])
+        assert counts["splits"][split] == {
+            "documents": articles,
+            "lines": len(words[split]),
+            "words": total,
+            "bytes": len("\n".join([*splits[split], ""]).encode()),
+            "tokens": total,
+            "unknown": sum(word not in types for line in words[split] for word in line),
+        }
+    assert counts["splits"]["train"]["unknown"] == 0 and counts["splits"]["train"]["words"] > 250_000
+    assert counts["dictionary"]["types"] == len(types | {"<unk>", "</s>"})
 
 
 def test_documents_blank_line_starts_one_after_each_blank_line(tmp_path: Path) -> None:

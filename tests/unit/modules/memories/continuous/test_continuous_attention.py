@@ -282,3 +282,20 @@ def test_state_dict_round_trip():
 def test_continuous_attention_refuses_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ContinuousAttention(**({"embed_dim": 6, "num_heads": 2, "basis": BASIS} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"query": (2, 3, 5)}, r"query must be \(batch, time, 6\), got \(2, 3, 5\)"),
+        ({"query": (3, 6)}, r"query must be .* got \(3, 6\)"),
+        ({"coefficients": (1, 12, 6)}, r"coefficients must be \(2, 12, 6\), got \(1, 12, 6\)"),
+        ({"coefficients": (2, 10, 6)}, r"coefficients must be .* got \(2, 10, 6\)"),
+        ({"coefficients": (2, 12, 5)}, r"coefficients must be .* got \(2, 12, 5\)"),
+    ],
+)
+def test_read_refuses_wrong_shapes(arguments, message):
+    shapes = {"query": (2, 3, 6), "coefficients": (2, 12, 6)} | arguments
+    with pytest.raises(ValueError, match=message) as error:
+        ContinuousAttention(6, 2, BASIS)(**{name: torch.zeros(shape) for name, shape in shapes.items()})
+    assert "\n" not in str(error.value)

@@ -310,8 +310,9 @@ def test_state_reorders_resets_and_detaches(memory):
 def test_write_refuses_infinite_and_nan_vectors(memory, value):
     state, x = ContinuousState(*(torch.cat([part, part]) for part in after(memory, [4]))), vectors(2, 5)
     x[1, 3, 2] = value
-    with pytest.raises(ValueError, match=rf"x must be finite, got {value} in row 1, vector 3, channel 2"):
+    with pytest.raises(ValueError, match=rf"x must be finite, got {value} in row 1, vector 3, channel 2") as error:
         memory.write(state, x)
+    assert "\n" not in str(error.value)
     memory.write(state, x, lengths=[5, 3])  # a pad
     large = torch.full((2, 5, DIM), 3e38)  # finite, though its sum is not
     memory.write(memory.initial_state(2, DIM), large)
@@ -540,6 +541,35 @@ def test_long_term_memory_joins_memory_and_attention():
 def test_continuous_memory_refuses_wrong_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         ContinuousMemory(BASES[0], **arguments)
+
+
+def uncertain(rows: int) -> GaussianDensity:
+    """The densities of 2 heads and 4 queries."""
+    return GaussianDensity(torch.full((rows, 2, 4), 0.5), torch.full((rows, 2, 4), 0.01))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": torch.zeros(3, 5, DIM)}, r"x must be \(2, length, 3\).* got \(3, 5, 3\)"),
+        ({"x": torch.zeros(2, 5, 4)}, r"x must be \(2, length, 3\).* got \(2, 5, 4\)"),
+        ({"x": torch.zeros(2, DIM)}, r"x must be \(2, length, 3\).* got \(2, 3\)"),
+        ({"lengths": [6, 5]}, r"lengths must lie in 0..5.* got \[6, 5\]"),
+        ({"lengths": [-1, 5]}, r"lengths must lie in 0..5.* got \[-1, 5\]"),
+        ({"lengths": [5]}, r"lengths must be \(2,\), one a row, got \(1,\)"),
+        ({"lengths": [[5, 5]]}, r"lengths must be \(2,\), one a row, got \(1, 2\)"),
+        ({"reset": [True]}, r"reset must be \(2,\), one a row, got \(1,\)"),
+        ({"density": uncertain(3)}, r"density must be \(2, heads, queries\), got \(3, 2, 4\)"),
+        ({"density": uncertain(2), "queries": [1]}, r"queries must be \(2,\), .* got \(1,"),
+    ],
+)
+def test_write_refuses_wrong_arguments(arguments, message):
+    memory = ContinuousMemory(BASES[0], 16, sampling="sticky" if "density" in arguments else "uniform")
+    state, correct = memory.initial_state(2, DIM), {"x": torch.zeros(2, 5, DIM)}
+    memory.write(state, **correct)
+    with pytest.raises(ValueError, match=message) as error:
+        memory.write(state, **(correct | arguments))
+    assert "\n" not in str(error.value)
 
 
 def test_write_refuses_a_state_of_another_basis():
