@@ -1,4 +1,4 @@
-"""Imports run one way: models → modules, tasks → data; modules know torch alone."""
+"""Imports run one way: models and criterions → modules, tasks → data; modules know torch alone."""
 
 import ast
 import os
@@ -18,7 +18,7 @@ NAME = PACKAGE.name
 ALLOWED = {
     "modules": set(),
     "data": {"errors"},
-    "criterions": {"errors"},
+    "criterions": {"errors", "modules"},
     "tasks": {"errors", "data", "protocols", "plugin"},
     "models": {"errors", "modules", "plugin"},
 }
