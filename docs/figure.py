@@ -1,4 +1,4 @@
-"""Draw docs/figure.svg, the idea in one picture: python docs/figure.py [FILE] (matplotlib: pip install '.[plot]').
+"""Draw docs/figure.svg, the idea in one picture: python -m docs.figure [FILE] (matplotlib: pip install '.[plot]').
 
 What is drawn is computed: a memory of 32 basis functions that has read one text and then a second one.
 """
@@ -23,7 +23,7 @@ OLD, NEW, DENSITY, GREY = "#3b82f6", "#e8792b", "#22a06b", "#7d8590"
 def main() -> None:
     pyplot.rcParams.update({"svg.hashsalt": "figure", "font.size": 11, "mathtext.fontset": "cm"})
     basis = GaussianBasis(32, widths=(0.03,))
-    memory = ContinuousMemory(basis, 256, contraction="fixed", tau=TAU, ridge=1e-3)
+    memory = ContinuousMemory(basis, samples=256, contraction="fixed", tau=TAU, ridge=1e-3)
     age = torch.linspace(0, 1, 40)
     old = torch.sin(7 * age + 0.4) * 0.7 + torch.sin(17 * age) * 0.35
     new = torch.sin(9 * age + 4.2) * 0.6 + 0.25 * torch.cos(21 * age)

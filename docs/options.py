@@ -1,6 +1,6 @@
 """Write docs/options.md: all options of this project, as the code that declares them describes them.
 
-  python docs/options.py [--check]
+  python -m docs.options [--check]
 
 --check writes nothing, and fails if the page is not what the code gives.
 """
@@ -23,16 +23,13 @@ from fairseq_infformer.models.configuration import InfiniteFormerConfig, options
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from preprocess import generate_documents, generate_recall, generate_sorting
 
 PAGE = Path(__file__).resolve().with_name("options.md")
 HEAD = """\
 # Options
 
-This page is written by `python docs/options.py`; change the code, not the page. An empty default means that the option
+This page is written by `python -m docs.options`; change the code, not the page. An empty default means that the option
 is not set. All other options of `fairseq-train` are fairseq's own: `fairseq-train --help` lists them.
 """
 PROGRAMS = {
@@ -129,7 +126,7 @@ def main() -> None:
     if not parser.parse_args().check:
         PAGE.write_text(made, encoding="utf-8")
     elif made != PAGE.read_text(encoding="utf-8"):
-        sys.exit("error: docs/options.md is not what the code gives; run python docs/options.py")
+        sys.exit("error: docs/options.md is not what the code gives; run python -m docs.options")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from .memories.continuous import (
     ContinuousMemory,
     ContinuousState,
     GaussianBasis,
+    GibbsAttention,
     register_density,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "ContinuousMemory",
     "ContinuousState",
     "GaussianBasis",
+    "GibbsAttention",
     "LongTermMemory",
     "register_density",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pkgutil
 import re
 import shlex
 import sys
@@ -15,6 +16,7 @@ from command_line import run
 from fairseq import options
 from forking import ROOT, ended, fork
 
+from fairseq_infformer import modules
 from fairseq_infformer.cli import evaluate, export, prepare
 from fairseq_infformer.models import gpt2
 
@@ -126,7 +128,7 @@ def test_page_prose_names_options_that_exist():
     page_of_options = (ROOT / "docs/options.md").read_text(encoding="utf-8")
     scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "recipes").rglob("*.sh")]
     known |= {option for text in [page_of_options, *scripts] for option in re.findall(OPTION, text)}
-    # Of pip, torchrun, ruff, docs/options.py, the example's memory, fairseq's tasks and optimizers.
+    # Of pip, torchrun, ruff, docs.options, the example's memory, fairseq's tasks and optimizers.
     known |= {"--no-build-isolation", "--standalone", "--nproc-per-node", "--check", "--mean-scale", "--help"}
     known |= {"--lr", "--model-overrides", "--fp16-no-flatten-grads"}
     for page in PAGES:
@@ -142,7 +144,23 @@ def test_page_links_lead_somewhere():
 
 def test_options_page_is_what_the_code_gives():
     """In an interpreter of its own: other tests register memories, whose options stay."""
-    run(sys.executable, ROOT / "docs/options.py", "--check")
+    run(sys.executable, "-m", "docs.options", "--check")
+
+
+def test_python_page_lists_what_modules_export():
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/python.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(.+?)`", row)}
+    assert set(modules.__all__) <= listed
+    for name in listed:
+        pkgutil.resolve_name(f"fairseq_infformer.modules.{name}")
+
+
+def test_readme_names_the_versions_of_setup():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    python, torch = (re.search(pattern, setup)[1] for pattern in (r'python_requires=">=(.+)"', r'"torch>=([\d.]+),'))
+    tested = re.search(r"TORCH_VERSION:-(.+?)}", (ROOT / "recipes/setup.sh").read_text(encoding="utf-8"))[1]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"Python {python} or newer, torch {torch} or newer (tested: {tested})" in text
 
 
 def test_readme_is_short_and_its_test_command_is_what_ci_runs():
