@@ -1,6 +1,6 @@
 """Speed and memory of the continuous memory, as ratios to plain code and to ordinary attention, in one run.
 
-  .venv/bin/python -m recipes.benchmarks.memory [--rows 1,2,3,4,5,6] [--repeats 15] [--threads 2] [--device cuda]
+  .venv/bin/python -m recipes.benchmarks.memory [--rows 1,2,3,4,5,6,7] [--repeats 15] [--threads 2] [--device cuda]
                                                 [--batch 4] [--out DIR]
 
 Both sides of a ratio are measured in turn, and the ratio is the median of the pairs' ratios, so that what else the
@@ -16,6 +16,8 @@ row 4  training step of a 6-layer model, against the same model without a long-t
 row 5  a token when 1,000,000 have gone through the memory, against tokens 20,000 to 40,000: write and read, and what
        the process holds in memory
 row 6  an operator that is not in the cache, against 100 ms, which a write may wait for it now and then
+row 7  the Gibbs read, forward and backward, evaluation of the signal included, against softmax attention over as many
+       slots as the basis has centres, both with all their projections
 """
 
 import argparse
@@ -35,6 +37,7 @@ import torch
 from torch import Tensor
 
 from fairseq_infformer.modules import ContinuousAttention, ContinuousMemory, ContinuousState, GaussianBasis
+from fairseq_infformer.modules.memories.continuous import GibbsAttention
 from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, Regression, Step, refit_operators
 from recipes import launches, runs
 from recipes.benchmarks.measure import in_use, paired, peak_on_gpu, progress, resident, seconds, summary, wait
@@ -53,6 +56,7 @@ TARGETS = {
     "5 time": (1.05, None),
     "5 memory": (1.01, None),
     "6": (1.0, None),
+    "7": (1.25, None),
 }
 WHAT = {
     "1 time": "read + write, forward and backward, against the paper's formulas as written",
@@ -63,6 +67,7 @@ WHAT = {
     "5 time": "20,000 tokens after 1,000,000, against tokens 20,000 to 40,000, solves counted",
     "5 memory": "the same: memory in use",
     "6": "an operator that is not in the cache, against 100 ms",
+    "7": "Gibbs read, forward and backward, against softmax attention over as many slots as centres",
 }
 
 
@@ -209,6 +214,23 @@ def peak_of_a_step(name: str, args: argparse.Namespace) -> int:
     before = resident()
     run()
     return resident("VmHWM") - before
+
+
+def gibbs_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    torch.manual_seed(0)
+    basis = GaussianBasis(BASIS, WIDTHS)
+    gibbs = GibbsAttention(DIM, HEADS, basis, flat_start=True).to(args.device)
+    softmax = torch.nn.Sequential(SoftmaxRead(DIM, HEADS), torch.nn.Linear(DIM, DIM, bias=False)).to(args.device)
+    coefficients = random_state(args).coefficients.requires_grad_()
+    slots = torch.randn(args.batch, basis.num_centers, DIM, device=args.device, requires_grad=True)
+    query, grad = (torch.randn(args.batch, LENGTH, DIM, device=args.device) for _ in range(2))
+    query.requires_grad_()
+
+    def other() -> None:
+        read, project = softmax
+        project(read(query, slots)).backward(grad)
+
+    yield "7", paired("row 7", lambda: gibbs(query, coefficients)[0].backward(grad), other, args.repeats)
 
 
 def read_against_softmax(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
@@ -358,6 +380,7 @@ ROWS = {
     "4": training_step,
     "5": a_million_tokens,
     "6": new_operator,
+    "7": gibbs_against_softmax,
 }
 
 

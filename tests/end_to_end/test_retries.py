@@ -62,6 +62,7 @@ SAME_UPDATE_TWICE = [
     pytest.param({2: OverflowError("loss scale")}, [], id="the update is skipped"),
     pytest.param({2: FloatingPointError("NaN")}, [], id="run again to find a NaN"),
     pytest.param({2: INFINITE}, ["--amp"], id="amp: run again"),
+    pytest.param({2: INFINITE}, ["--amp", "--bptt-segments", 2], id="amp: run again, two segments per sample"),
     pytest.param({2: INFINITE, 3: INFINITE}, ["--amp"], id="amp: run again twice"),
     pytest.param(dict.fromkeys((2, 3, 4), INFINITE), ["--amp"], id="amp: run again twice, then skipped"),
     pytest.param(dict.fromkeys(range(2, 9), INFINITE), ["--amp"], id="amp: two updates skipped and one run again"),

@@ -201,3 +201,14 @@ def test_bptt_ends_at_the_sample():
     batch["net_input"] |= {"segment": 1, "reset": np.zeros_like(batch["net_input"]["reset"])}
     loss, _, _ = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()))(model, batch)
     loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("replayed", [False, True])
+def test_bptt_in_half_precision_has_finite_gradients_for_every_weight(dtype, replayed):
+    model = build().train().to(dtype)
+    loss, gradients = losses(model, sample(replayed=replayed))
+    assert loss.dtype == torch.float32
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients.values())
+    state = model.decoder.slots[True].after[0]
+    assert state.long_term.coefficients.dtype == torch.float32
