@@ -15,6 +15,7 @@ class ShortTermMemory(NamedTuple):
     lengths: Tensor  # (B,) int64, always on the CPU
 
     SAVED_AS = ("hidden", "lengths")
+    reorder = reordered
 
     @staticmethod
     def empty(batch_size: int, width: int, dim: int, like: Tensor) -> "ShortTermMemory":
@@ -23,10 +24,6 @@ class ShortTermMemory(NamedTuple):
     def reset(self, rows: Tensor) -> "ShortTermMemory":
         """The memory with the rows of the CPU mask ``rows`` (B,) empty."""
         return self._replace(lengths=self.lengths.masked_fill(rows, 0))
-
-    def reorder(self, order: Tensor) -> "ShortTermMemory":
-        """The memory whose row i is this one's row ``order[i]``."""
-        return reordered(self, order)
 
     def append(self, x: Tensor, lengths: Tensor) -> "ShortTermMemory":
         """The memory W + T wide that ends with the first ``lengths`` (B,) vectors of each row of ``x`` (B, T, C)."""

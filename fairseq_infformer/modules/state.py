@@ -8,6 +8,7 @@ fields' own.
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -49,6 +50,16 @@ def detached(state: State) -> State:
 def reordered(state: State, order: Tensor) -> State:
     """A state, or None, whose row i is the given one's row ``order[i]``."""
     return tree_map_only(Tensor, lambda rows: rows.index_select(0, order.to(rows.device)), state)
+
+
+def emptied(state: State, rows: Tensor) -> State:
+    """A state, or None, with zeros in the rows of the mask ``rows`` (B,), on any device."""
+
+    def zero(tensor: Tensor) -> Tensor:
+        mask = rows.to(tensor.device, torch.bool)
+        return tensor.masked_fill(mask.view(-1, *[1] * (tensor.dim() - 1)), 0)
+
+    return tree_map_only(Tensor, zero, state)
 
 
 def _fields(state: Optional[NamedTuple]) -> Iterator[tuple[str, object]]:

@@ -25,6 +25,10 @@ def test_example_memory_trains_scores_ablates_and_exports(documents, tmp_path):
     train(documents, tmp_path / "saved", "--mean-scale", 2, "--save-interval-updates", 35, "--max-update", 40)
 
 
+def test_example_memory_has_at_most_sixty_lines():
+    assert len((PLUGIN / "__init__.py").read_text(encoding="utf-8").splitlines()) <= 60
+
+
 def test_example_memory_reports_a_wrong_setting_by_its_option(documents, tmp_path):
     done = train(documents, tmp_path / "saved", "--mean-scale", 0, check=False)
     assert done.returncode == 1 and one_error(done.stdout) == "error: --mean-scale must be positive, got 0.0"

@@ -27,14 +27,7 @@ class LayerState(NamedTuple):
     report: Optional[Report]  # of the last read of ``long_term``
 
     SAVED_AS = ("short_term", "memory", "report")
-
-    def detach(self) -> "LayerState":
-        """The state, through which no gradient goes."""
-        return detached(self)
-
-    def reorder(self, order: Tensor) -> "LayerState":
-        """The state whose row i is this one's row ``order[i]``."""
-        return reordered(self, order)
+    detach, reorder = detached, reordered
 
 
 class InfiniteFormerLayer(nn.Module):

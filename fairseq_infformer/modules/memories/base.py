@@ -2,6 +2,10 @@
 
 State is a value: ``write`` takes one and returns the next, ``read`` takes one and changes nothing. Whoever streams
 text keeps the state; a module never does.
+
+In training, gradients go from the read of a segment through the write just before it, so that parameters of ``write``
+are trained. With K segments in a sample (``--bptt-segments``) they go through the writes between all of them. Between
+two samples, states and the vectors that are still to be written are detached.
 """
 
 from abc import ABC, abstractmethod
@@ -44,8 +48,8 @@ class LongTermMemory(nn.Module, ABC):
     """A memory of fixed size for vectors of width C that leave the short-term memory.
 
     States are NamedTuples of tensors whose first axis is the batch, with ``detach()``, ``reset(rows)``,
-    ``reorder(order)`` and ``is_empty()``, (B,) bool on the CPU. ``SAVED_AS`` names their fields in checkpoints, see
-    ``modules.state``.
+    ``reorder(order)`` and ``is_empty()``, (B,) bool on the CPU; ``modules.state`` has functions that serve as the first
+    three. ``SAVED_AS`` names their fields in checkpoints.
     """
 
     logged: ClassVar[tuple[str, ...]] = ()  # what ``figures`` gives to the log, with the deviations
@@ -84,6 +88,9 @@ class LongTermMemory(nn.Module, ABC):
             lengths: (B,) how many of the L vectors of each row count, from the left; absent: all.
             reset: (B,) bool, the rows to empty first; absent: none.
             report: of the last read of ``state``; absent: nothing was read.
+
+        Returns:
+            the next state, through which gradients reach ``state``, ``new`` and the parameters.
         """
 
     @abstractmethod

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, Report, register_memory
+from fairseq_infformer.modules.padding import padding_mask, zero_pads
 from fairseq_infformer.modules.settings import SettingError, check_choice, renamed
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
-from fairseq_infformer.modules.state import reordered
+from fairseq_infformer.modules.state import detached, reordered
 
 COMPRESSIONS = ("conv", "mean", "max")
 
@@ -25,24 +26,17 @@ class CompressiveState(NamedTuple):
     evicted_lengths: Tensor  # (B,) int64, on the CPU: how many of the L count, from the left
 
     SAVED_AS = ("slots", "waiting", "evicted", "evicted_lengths")
+    detach, reorder = detached, reordered
 
     def is_empty(self) -> Tensor:
         """(B,) bool: the rows that hold nothing."""
         return (self.slots.lengths == 0) & (self.waiting.lengths == 0)
-
-    def detach(self) -> "CompressiveState":
-        slots, waiting = (part._replace(hidden=part.hidden.detach()) for part in (self.slots, self.waiting))
-        return CompressiveState(slots, waiting, self.evicted.detach(), self.evicted_lengths)
 
     def reset(self, rows: Tensor) -> "CompressiveState":
         """The state with the rows of the mask ``rows`` (B,) empty."""
         rows = rows.to("cpu", torch.bool)
         lengths = self.evicted_lengths.masked_fill(rows, 0)
         return CompressiveState(self.slots.reset(rows), self.waiting.reset(rows), self.evicted, lengths)
-
-    def reorder(self, order: Tensor) -> "CompressiveState":
-        """The state whose row i is this one's row ``order[i]``."""
-        return reordered(self, order)
 
 
 class Reconstruction(NamedTuple):
@@ -133,9 +127,7 @@ class CompressiveMemory(LongTermMemory):
         if lengths is None:
             lengths = torch.full_like(state.slots.lengths, new.shape[1])
         slots, waiting = (part._replace(hidden=part.hidden.to(new.dtype)) for part in (state.slots, state.waiting))
-        # Pads are zeroed, since places that hold nothing weigh nothing, and 0 · inf is not 0.
-        pads = torch.arange(new.shape[1]) >= lengths[:, None]
-        joined = waiting.append(new.masked_fill(pads.to(new.device)[:, :, None], 0), lengths)
+        joined = waiting.append(zero_pads(new, lengths), lengths)
         width, windows = joined.hidden.shape[1], joined.lengths // self.rate
         evicted = joined.from_left()[:, : width // self.rate * self.rate]
         # What attention learns of compressed vectors reaches the vectors, not the convolution, which has its own loss.
@@ -187,7 +179,8 @@ def _attend(query: Tensor, hidden: Tensor, lengths: Tensor, attention: Attention
     # A bias of the keys changes no weight, and one of the values no difference of two contexts.
     keys_values = F.linear(hidden, attention.kv_proj.weight.detach())
     keys, values = (attention.split_heads(x) for x in keys_values.chunk(2, dim=-1))
-    held = (torch.arange(hidden.shape[1]) < lengths.clamp_min(1)[:, None]).to(hidden.device)
+    # A row that has none attends to what stands first, since a softmax needs something.
+    mask = ~padding_mask(lengths.clamp_min(1), hidden.shape[1]).to(hidden.device)
     some = (lengths > 0).to(hidden.device)[:, None, None, None]
     query = attention.split_heads(query).to(keys.dtype)
-    return F.scaled_dot_product_attention(query, keys, values, held[:, None, None]) * some
+    return F.scaled_dot_product_attention(query, keys, values, mask[:, None, None]) * some

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.memories.base import Figure, LongTermMemory, Read, register_memory
 from fairseq_infformer.modules.settings import SettingError, check_choice, renamed
-from fairseq_infformer.modules.state import reordered
+from fairseq_infformer.modules.state import detached, emptied, reordered
 
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
@@ -31,27 +31,11 @@ class ContinuousState(NamedTuple):
     largest: Tensor  # (B,), the greatest norm of a vector that was written, which bounds sticky samples
 
     SAVED_AS = ("coefficients", "num_tokens", "largest")
+    detach, reorder, reset = detached, reordered, emptied
 
     def is_empty(self) -> Tensor:
         """(B,) bool, on the CPU: the rows that hold nothing."""
         return self.num_tokens == 0
-
-    def detach(self) -> "ContinuousState":
-        return self._replace(coefficients=self.coefficients.detach())
-
-    def reset(self, rows: Tensor) -> "ContinuousState":
-        """The state with the rows of the mask ``rows`` (B,) empty."""
-        rows = rows.to(torch.bool)
-        there = rows.to(self.coefficients.device)
-        return ContinuousState(
-            self.coefficients.masked_fill(there[:, None, None], 0),
-            self.num_tokens.masked_fill(rows.cpu(), 0),
-            self.largest.masked_fill(there, 0),
-        )
-
-    def reorder(self, order: Tensor) -> "ContinuousState":
-        """The state whose row i is this one's row ``order[i]``."""
-        return reordered(self, order)
 
 
 class ContinuousMemory(nn.Module):

@@ -9,6 +9,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from fairseq_infformer.modules.padding import padding_mask
+
 from .density import Density
 
 SAMPLINGS = ("uniform", "sticky", "sticky-quantile")
@@ -44,8 +46,7 @@ def attention_histogram(density: Density, queries: Optional[Tensor] = None, num_
         mass = density._make(parameter[:, :, part] for parameter in density)
         mass = mass.cdf(edges).diff(dim=-1).sum(1)  # (B, chunk, D)
         if queries is not None:
-            places = torch.arange(start, start + mass.shape[1], device=edges.device)
-            mass = mass.masked_fill((places >= queries.to(edges.device)[:, None])[:, :, None], 0)
+            mass = mass.masked_fill(padding_mask(queries - start, mass.shape[1], edges.device)[:, :, None], 0)
         counts += mass.sum(1, dtype=torch.float64)
     total = counts.sum(1, keepdim=True)
     # Less than a billionth of one query: what rounding leaves of attention that is all elsewhere.

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairseq_infformer.modules.padding import zero_pads
+
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
 from .operators import OPERATORS, Regression, Step
@@ -116,10 +118,7 @@ def refit(
     length = x.shape[1]
     if not bool(((lengths >= 0) & (lengths <= length)).all()):
         raise ValueError(f"lengths must lie in 0..{length}, the length of x, got {lengths.tolist()}")
-    if not bool((lengths == length).all()):
-        # Vectors past a row's length meet zero columns; they are zeroed too, since 0 · inf is not 0.
-        unused = torch.arange(length) >= lengths[:, None]
-        x = x.masked_fill(unused.to(x.device)[:, :, None], 0)
+    x = zero_pads(x, lengths)
     maps = row_maps(coefficients, length, num_tokens, lengths, histogram, RefitSettings(*settings))
     with torch.autocast(x.device.type, enabled=False):  # the memory is never kept in half precision
         result = _times(maps.new_map, x)
