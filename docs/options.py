@@ -19,7 +19,8 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 
 from fairseq_infformer.cli import evaluate, export, prepare
-from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of, spelt
+from fairseq_infformer.errors import option as option_name
+from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
@@ -54,7 +55,7 @@ def declared(dataclass: type[FairseqDataclass]) -> list[argparse.Action]:
 def memory_options() -> Iterator[tuple[str, set[str]]]:
     """Each registered memory with the names of its options."""
     for name, registered in MEMORIES.items():
-        yield name, {spelt(option) for option in options_of(registered).values()}
+        yield name, {option_name(option) for option in options_of(registered).values()}
 
 
 def row(action: argparse.Action) -> str:
@@ -92,7 +93,7 @@ def architectures() -> str:
             baselines.append(f"`{name}`")
             continue
         set_defaults(changed := argparse.Namespace())
-        options = [spelt(key) + ("" if value is True else f" {value}") for key, value in vars(changed).items()]
+        options = [option_name(key) + ("" if value is True else f" {value}") for key, value in vars(changed).items()]
         rows.append(f"| `{name}` | {' '.join(f'`{option}`' for option in options)} |")
     table = "\n".join(["| `--arch` | defaults that differ |", "|---|---|", *rows])
     return f"{table}\n\nThe same sizes with another `--long-term-memory`: {', '.join(baselines)}."

@@ -1,4 +1,4 @@
-"""Adam with a learning rate of its own for long-term memories, which start new beside weights that are trained."""
+"""Adam with a separate learning rate for long-term memories, which are untrained when the other weights are not."""
 
 import math
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ from .errors import InputError
 @dataclass
 class LtmAdamConfig(FairseqAdamConfig):
     ltm_lr_scale: float = field(
-        default=5, metadata={"help": "learning rate of the long-term memories, in multiples of --lr; 5 is the paper's"}
+        default=5, metadata={"help": "learning rate of the long-term memories as a multiple of --lr; the paper has 5"}
     )
 
 
 @register_optimizer("ltm_adam", dataclass=LtmAdamConfig)
 class LtmAdam(FairseqAdam):
-    """fairseq's Adam, in which the parameters of the ``param_group`` "ltm" learn ``ltm_lr_scale`` times as fast.
+    """fairseq's Adam, with ``ltm_lr_scale`` times the learning rate for the parameters of the ``param_group`` "ltm".
 
-    fairseq's own way to several rates, ``--optimizer composite``, can be configured by Hydra alone, and it gives each
-    group a schedule of its own. Here any schedule holds for both. The ``lr`` that is logged is that of the others.
+    fairseq's own optimizer with several rates, ``--optimizer composite``, can only be configured by Hydra, and gives
+    each group a separate schedule. This one applies any schedule to both groups; it logs the ``lr`` of the other group.
     """
 
     def __init__(self, cfg: LtmAdamConfig, params: Iterable[nn.Parameter]) -> None:
@@ -35,8 +35,8 @@ class LtmAdam(FairseqAdam):
             groups[getattr(parameter, "param_group", None) == "ltm"].append(parameter)
         if not all(groups):
             raise InputError(
-                "--optimizer ltm_adam finds no weights of a long-term memory beside others: give --optimizer adam "
-                "where there is none, and --fp16-no-flatten-grads with --fp16"
+                "--optimizer ltm_adam needs weights of a long-term memory and others beside; give --optimizer adam for "
+                "a model without such a memory, and add --fp16-no-flatten-grads to --fp16"
             )
         super().__init__(cfg, [{"params": group} for group in groups])
         self.set_lr(self.get_lr())

@@ -1,4 +1,4 @@
-"""What one part of the package asks of another that it does not import."""
+"""Interfaces through which one part of the package uses another that it does not import."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,10 +10,10 @@ from torch import Tensor
 class Remembers(Protocol):
     """A model with a memory of its streams, which checkpoints keep."""
 
-    memory_format: int  # number of the format of ``memory_state``
+    memory_format: int  # the number of the format that ``memory_state`` has
 
     def memory_state(self) -> dict[str, Tensor]:
-        """What training remembers after its last segment: tensors by name, their first axis the rows of the batch."""
+        """The memory of training after its last segment: tensors by name, whose first axis is the rows of the batch."""
 
     def load_memory_state(self, memory: dict[str, Tensor], number: int) -> None:
         """Let training continue from what ``memory_state`` returned, in the format of this number."""
@@ -29,7 +29,7 @@ class CollectsMemory(Protocol):
 
 @runtime_checkable
 class LoadsPretrained(Protocol):
-    """A model that may start from weights that somebody else has trained."""
+    """A model that may start from pretrained weights."""
 
     def load_pretrained(self) -> None:
-        """Take these weights, if the settings name any."""
+        """Load these weights, if the settings name any."""

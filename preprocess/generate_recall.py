@@ -1,15 +1,15 @@
-"""A needle test: facts told at the start of a document and asked for again after thousands of other words.
+"""Generate a recall test: facts at the start of a document, and questions about them thousands of words later.
 
-A document tells pairs, "<fact> key value" each, and goes on with a stretch of the text under --text, lower-cased and
-with its punctuation apart; without --text, with words of a vocabulary of its own. In between it asks
-"<ask> key <answer> value </answer>", once for each pair, in any order. Keys and values are paired anew in each
-document, and written so that no text can hold them: nothing but memory tells which value goes with which key.
+A document states facts, each of them "<fact> key value", and continues with a stretch of the text in --text,
+lower-cased and with punctuation separated; without --text, with random words. In between it asks
+"<ask> key <answer> value </answer>", once per fact, in random order. Keys and values are paired anew in each document,
+and spelt so that no text contains them: only memory can say which value belongs to a key.
 
-In training the distances of the questions, from the value told to the value asked for, are spread evenly on a
-logarithmic scale. A document of validation or test asks for all its pairs at one of --distances; documents of all
-distances follow each other, again and again, so that --evaluation-documents streams, or a divisor of them, are of equal
-length and cut none in two. The result is text for prepare.sh, one document a line with a blank line after it, and
-recall.json, which says what it was made from.
+In training, the distances from a stated value to the value asked for are spread evenly on a logarithmic scale. A
+document for validation or test asks for all of its facts at one of --distances. Documents of all distances follow each
+other in turn, so that --evaluation-documents streams, or a divisor of that number, have equal lengths and cut no
+document in two. The result is text for prepare.sh, one document per line with a blank line after it, and recall.json,
+which records what it was made from.
 """
 
 import argparse
@@ -22,42 +22,42 @@ from typing import Optional
 import numpy as np
 from tqdm import tqdm
 
-from fairseq_infformer.cli.stages import make_once
-from fairseq_infformer.data.corpus import read_lines, sha256
-from fairseq_infformer.errors import InputError, install_one_line_messages
-from fairseq_infformer.tasks.streaming_language_modeling import ANSWER, END_OF_ANSWER
+from fairseq_infformer.data.answers import ANSWER, END_OF_ANSWER
+from fairseq_infformer.data.corpus import read_lines
+from fairseq_infformer.errors import InputError, install_one_line_messages, option
+from fairseq_infformer.files import make_once, sha256
 from preprocess.generate_documents import documents
 
 FACT, ASK = "<fact>", "<ask>"
 SPLITS = ("train", "valid", "test")
 NOTES = "recall.json"
-# Without --text: how many words there are, and how evenly a document uses them.
+# Without --text: the number of different words, and how evenly a document uses them.
 TYPES, CONCENTRATION = 64, 1.0
 
-# Gives the words, as many as it is asked for, that go between facts and questions of a document.
+# Returns as many words as requested, to fill a document between its facts and questions.
 Filler = Callable[[np.random.Generator, int], list[str]]
 
 
 def files_of_text(text: Path) -> dict[str, list[Path]]:
-    """The files of each split under ``text``; test has those of valid where it has none of its own."""
-    found = {}
+    """The files of each split under ``text``; a missing test split gets those of valid."""
+    splits = {}
     for split in SPLITS:
         folder = text / split
         if split == "test" and not folder.is_dir():
             folder = text / "valid"
         files = sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
         if not files:
-            raise InputError(f"{folder} is no folder with files; --text takes a folder with folders train and valid")
-        found[split] = files
-    return found
+            raise InputError(f"--text {text} has no files in {folder}; give a folder with folders train and valid")
+        splits[split] = files
+    return splits
 
 
 def text_filler(files: Sequence[Path]) -> Filler:
-    """Stretches of the joined files from random places on, round their end."""
+    """Stretches of the joined files from random positions on; after the end, they continue at the start."""
     lines = (line.lower() for file in files for line in read_lines(file))
     words = [word for line in lines for word in re.findall(r"\w+|[^\w\s]", line)]
     if not words:
-        raise InputError(f"{files[0].parent} holds no words; put text there")
+        raise InputError(f"the files in {files[0].parent} have no words; put text there")
 
     def filler(rng: np.random.Generator, count: int) -> list[str]:
         start = int(rng.integers(len(words)))
@@ -66,53 +66,53 @@ def text_filler(files: Sequence[Path]) -> Filler:
     return filler
 
 
-def drawn_filler(rng: np.random.Generator, count: int) -> list[str]:
-    """Words like those of generate_documents.py."""
+def random_filler(rng: np.random.Generator, count: int) -> list[str]:
+    """Random words like those of generate_documents.py."""
     return documents(rng, 1, count, TYPES, CONCENTRATION)[0].split()
 
 
 def document(
     rng: np.random.Generator, filler: Filler, distances: Sequence[int], values: int, length: Optional[int] = None
 ) -> str:
-    """One document that tells as many pairs as there are distances, and asks for each at its distance.
+    """One document that states one fact per distance, and asks for each at its distance.
 
-    Where questions would meet each other or the facts, the later ones move on: a distance is that at least. Filler goes
-    on to ``length`` words, if that is given.
+    Where questions would overlap each other or the facts, the later ones move back: a distance is a minimum. If
+    ``length`` is given, the filler continues up to that many words.
     """
     facts = len(distances)
-    keys, told = rng.permutation(facts), rng.integers(values, size=facts)
-    words = [word for key, value in zip(keys, told) for word in (FACT, f"<key{key}>", f"<value{value}>")]
+    keys, stated = rng.permutation(facts), rng.integers(values, size=facts)
+    words = [word for key, value in zip(keys, stated) for word in (FACT, f"<key{key}>", f"<value{value}>")]
     asked_at = 3 * np.arange(facts) + 2 + np.array(distances)
     between, used = filler(rng, max(int(asked_at.max()), length or 0)), 0
     for fact in np.argsort(asked_at, kind="stable"):
-        missing = max(0, asked_at[fact] - 3 - len(words))  # the value stands three words after <ask>
+        missing = max(0, asked_at[fact] - 3 - len(words))  # the value is three words after <ask>
         words += between[used : used + missing]
         used += missing
-        words += [ASK, f"<key{keys[fact]}>", ANSWER, f"<value{told[fact]}>", END_OF_ANSWER]
+        words += [ASK, f"<key{keys[fact]}>", ANSWER, f"<value{stated[fact]}>", END_OF_ANSWER]
     if length is not None:
         words += between[used : used + length - len(words)]
     return " ".join(words)
 
 
 def training_distances(rng: np.random.Generator, args: argparse.Namespace) -> list[int]:
-    """A distance for each pair of a document, log-uniform from --nearest to --reach."""
+    """A distance for each fact of a document, log-uniform from --nearest to --reach."""
     return np.exp(rng.uniform(np.log(args.nearest), np.log(args.reach + 1), size=args.facts)).astype(int).tolist()
 
 
-def write_split(made: Path, split: str, rng: np.random.Generator, filler: Filler, args: argparse.Namespace) -> None:
+def write_split(folder: Path, split: str, rng: np.random.Generator, filler: Filler, args: argparse.Namespace) -> None:
     """Write the documents of a split."""
-    with (made / f"{split}.txt").open("w", encoding="utf-8") as out:
+    with (folder / f"{split}.txt").open("w", encoding="utf-8") as out:
         if split == "train":
             for _ in tqdm(range(args.documents), desc=split, disable=None):
                 out.write(document(rng, filler, training_distances(rng, args), args.values) + "\n\n")
             return
         for distance in tqdm(args.distances * args.evaluation_documents, desc=split, disable=None):
-            length = distance + 8 * args.facts  # each pair takes 3 words to tell and 5 to ask for
+            length = distance + 8 * args.facts  # each fact takes 3 words to state and 5 to ask for
             out.write(document(rng, filler, [distance] * args.facts, args.values, length) + "\n\n")
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Numbers with commas between, for argparse."""
+    """Numbers separated by commas, for argparse."""
     return [int(number) for number in text.split(",")]
 
 
@@ -123,39 +123,55 @@ def build_parser() -> argparse.ArgumentParser:
         "--text",
         type=Path,
         metavar="DIR",
-        help="folder with a folder of text files for each of train and valid, and test if it has its own (default: "
-        "words that are drawn)",
+        help="folder with folders train and valid, and optionally test, of text files to fill documents with (default: "
+        "random words)",
     )
-    parser.add_argument("--dest", type=Path, required=True, help="folder to make")
-    parser.add_argument("--facts", type=int, default=8, help="pairs a document tells and asks for (default: 8)")
+    parser.add_argument("--dest", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--values", type=int, default=8, help="different values; one in so many is guessed (default: %(default)s)"
+        "--facts", type=int, default=8, help="facts per document, each asked once (default: %(default)s)"
     )
-    parser.add_argument("--documents", type=int, default=2000, help="for training (default: 2000)")
-    parser.add_argument("--nearest", type=int, default=8, help="shortest distance in training, in words (default: 8)")
-    parser.add_argument("--reach", type=int, default=4000, help="longest distance in training (default: 4000)")
+    parser.add_argument(
+        "--values",
+        type=int,
+        default=8,
+        help="different values, one of which is correct: a random guess is correct once in so many times "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--documents", type=int, default=2000, help="training documents (default: %(default)s)")
+    parser.add_argument(
+        "--nearest", type=int, default=8, help="shortest distance in training, in words (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--reach", type=int, default=4000, help="longest distance in training, in words (default: %(default)s)"
+    )
     parser.add_argument(
         "--distances",
         type=whole_numbers,
         default=[1000, 2000, 4000, 8000, 16000],
         metavar="N,N",
-        help="in validation and test (default: 1000,2000,4000,8000,16000)",
+        help="distances in validation and test, in words (default: 1000,2000,4000,8000,16000)",
     )
-    parser.add_argument("--evaluation-documents", type=int, default=40, help="of each distance and split (default: 40)")
-    parser.add_argument("--seed", type=int, default=1, help="of all draws (default: 1)")
+    parser.add_argument(
+        "--evaluation-documents",
+        type=int,
+        default=40,
+        metavar="N",
+        help="documents per distance, in validation and in test (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default: %(default)s)")
     return parser
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line; InputError if a value cannot be."""
+    """Read the command line; InputError names a wrong value."""
     args = build_parser().parse_args()
     for name in ("facts", "values", "documents", "nearest", "evaluation_documents"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(args, name)}")
+            raise InputError(f"{option(name)} must be 1 or more, got {getattr(args, name)}")
     if args.reach < args.nearest:
         raise InputError(f"--reach {args.reach} is less than --nearest {args.nearest}; give a longer one")
     if min(args.distances) < 1 or sorted(set(args.distances)) != args.distances:
-        raise InputError(f"--distances must be positive and rise, got {','.join(map(str, args.distances))}")
+        raise InputError(f"--distances must be positive and increase, got {','.join(map(str, args.distances))}")
     return args
 
 
@@ -165,11 +181,11 @@ def main() -> None:
     made_from = {name: value for name, value in vars(args).items() if name not in ("text", "dest")}
     made_from["text"] = texts and {split: [sha256(file) for file in files] for split, files in texts.items()}
 
-    def write_all(made: Path) -> None:
+    def write_all(folder: Path) -> None:
         rng = np.random.default_rng(args.seed)
         for split in SPLITS:
-            write_split(made, split, rng, text_filler(texts[split]) if texts else drawn_filler, args)
-        (made / NOTES).write_text(json.dumps({"made_from": made_from}, indent=2, allow_nan=False) + "\n")
+            write_split(folder, split, rng, text_filler(texts[split]) if texts else random_filler, args)
+        (folder / NOTES).write_text(json.dumps({"made_from": made_from}, indent=2, allow_nan=False) + "\n")
 
     make_once(args.dest.resolve(), made_from, NOTES, write_all)
 

@@ -1,4 +1,4 @@
-"""Console scripts; each says in one line what it needs that is not installed."""
+"""Console scripts; each reports in one line if a package that it needs is not installed."""
 
 import sys
 from importlib import import_module
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from fairseq_infformer.errors import install_one_line_messages
 
 if find_spec("fairseq") is not None:
-    import fairseq_infformer.plugin  # noqa: F401  (first of all that imports fairseq, which is loud otherwise)
+    import fairseq_infformer.plugin  # noqa: F401  (before anything else imports fairseq, which would log otherwise)
 
 
 def infformer_prepare() -> None:
@@ -25,7 +25,8 @@ def infformer_export() -> None:
 def _run(script: str, module: str) -> None:
     if find_spec("fairseq") is None:
         sys.exit(
-            f"error: {script} needs fairseq: recipes/setup.sh installs it, or pip install fairseq-infformer[fairseq]"
+            f"error: {script} needs fairseq, which is not installed; run recipes/setup.sh, or "
+            "pip install fairseq-infformer[fairseq]"
         )
     install_one_line_messages()
     import_module(f"{__name__}.{module}").main()

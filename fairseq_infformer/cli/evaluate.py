@@ -1,4 +1,4 @@
-"""Score a split with a trained model: perplexity per token and per word, and bits per byte, from one run."""
+"""Score a split with a trained model: perplexity per token, perplexity per word and bits per byte."""
 
 import argparse
 import json
@@ -14,11 +14,12 @@ from fairseq import checkpoint_utils, utils
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from fairseq_infformer.cli import trained
+from fairseq_infformer.cli import loading
 from fairseq_infformer.criterions.ltm_cross_entropy import COUNT, SUM, LtmCrossEntropy
-from fairseq_infformer.data.binarised import data_folders, read_stats
-from fairseq_infformer.errors import InputError
-from fairseq_infformer.models import pretrained
+from fairseq_infformer.data.data_folder import data_folders, read_stats
+from fairseq_infformer.errors import InputError, option
+from fairseq_infformer.files import replacing
+from fairseq_infformer.models import export_format
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM, check_dictionary
 from fairseq_infformer.plugin import collectives
 from fairseq_infformer.plugin.launch import ALONE, Launch
@@ -41,63 +42,72 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="infformer-eval",
         description=__doc__,
-        epilog="Words and bytes are those of the raw text, counted by prepare.sh (a word is what stands between "
-        "spaces, and each line's end counts as one), so models with different vocabularies can be compared. Under "
-        "torchrun (torchrun --nproc-per-node N -m fairseq_infformer.cli.evaluate …) or srun every process reads "
-        "streams of its own, and the first one prints the sum.",
+        epilog="Words and bytes are those of the raw text, counted by prepare.sh (words are separated by spaces, and "
+        "each line end counts as one), so models with different vocabularies can be compared. Under torchrun "
+        "(torchrun --nproc-per-node N -m fairseq_infformer.cli.evaluate …) or srun every process reads its own "
+        "streams, and the first one prints the results of all.",
     )
-    parser.add_argument("data", help="directory made by prepare.sh")
-    parser.add_argument("--path", required=True, help="checkpoint, or directory made of one by infformer-export")
-    parser.add_argument("--user-dir", metavar="DIR", help="plugin with densities of your own, as in training")
-    parser.add_argument("--split", default="test", help="split to score (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1, help="streams each process reads (default: %(default)s)")
-    parser.add_argument("--tokens-per-sample", type=int, help="tokens of a segment (default: as trained)")
-    parser.add_argument("--stm-length", type=int, help="short-term memory (default: as trained)")
+    parser.add_argument("data", help="data folder made by prepare.sh")
+    parser.add_argument("--path", required=True, help="checkpoint, or folder made by infformer-export")
+    parser.add_argument("--user-dir", metavar="DIR", help="your own plugin, if the model was trained with one")
+    parser.add_argument("--split", default="test", help="split of the data to score (default: %(default)s)")
     parser.add_argument(
-        "--document-boundaries", choices=["ignore", "reset"], help="what ends with a document (default: as trained)"
+        "--batch-size", type=int, default=1, help="streams that each process reads in parallel (default: %(default)s)"
     )
-    parser.add_argument("--score", choices=["all", "answers"], help="which tokens (default: as trained)")
+    parser.add_argument("--tokens-per-sample", type=int, help="tokens per segment (default: as trained)")
+    parser.add_argument(
+        "--stm-length", type=int, help="length of the short-term memory in tokens (default: as trained)"
+    )
+    parser.add_argument(
+        "--document-boundaries",
+        choices=["ignore", "reset"],
+        help="reset: memories start empty in every document; ignore: the text is one stream (default: as trained)",
+    )
+    parser.add_argument("--score", choices=["all", "answers"], help="which tokens to score (default: as trained)")
     parser.add_argument(
         "--predictions",
         type=Path,
         metavar="FILE.npz",
-        help="with answers: also write of each target its offset, the word's number and that of the most probable word",
+        help="with --score answers: also write, for each target, its offset in the text, its number in dict.txt "
+        "and the number of the most probable word",
     )
     parser.add_argument(
         "--ablation",
         choices=["none", "zero", "swap"],
         default="none",
-        help="zero: read nothing from the long-term memory; swap: read the memory of another stream of the "
-        "process, of which it needs two or more",
+        help="zero: read nothing from the long-term memory; swap: read the memory of another stream of the same "
+        "process, which needs --batch-size 2 or more (default: %(default)s)",
     )
-    parser.add_argument("--ema", action="store_true", help="score the weights that --store-ema has averaged")
+    parser.add_argument("--ema", action="store_true", help="score the weights that --store-ema averaged in training")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON; null: infinite or unknown")
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON, in which null means infinite or unknown"
+    )
     return parser
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; InputError if a value cannot be."""
+    """Read the command line; InputError names a wrong value."""
     args = build_parser().parse_args()
     for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
         if (value := getattr(args, name)) is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+            raise InputError(f"{option(name)} must be {least} or more, got {value}")
     if args.predictions and not args.predictions.resolve().parent.is_dir():
-        raise InputError(f"--predictions {args.predictions}: there is no such folder; make it first")
+        raise InputError(f"the folder of --predictions {args.predictions} does not exist; make it first")
     return args
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The model and the task of ``args.path``, with the data and the settings that ``args`` gives."""
-    trained.import_plugin(args.user_dir)
+    """The model and the task of ``args.path``, with the data and settings in ``args``."""
+    loading.import_plugin(args.user_dir)
     if len(data_folders(args.data)) > 1:
-        raise InputError(f"{args.data} is data joined by ':', which is not scored together; give one folder")
+        raise InputError(f"{args.data} joins several data folders by ':'; give one folder")
     exported = Path(args.path).is_dir()
     if exported and args.ema:
-        raise InputError(f"{args.path} has one set of weights: leave --ema out, and give it to infformer-export")
-    saved = {} if exported else trained.read(args.path, args.ema)
-    settings = pretrained.read_config(Path(args.path)) if exported else saved["cfg"]
-    reading = trained.task_settings(settings["task"], args.path)
+        raise InputError(f"{args.path} holds one set of weights; leave --ema out here, and give it to infformer-export")
+    saved = {} if exported else loading.read(args.path, args.ema)
+    settings = export_format.read_config(Path(args.path)) if exported else saved["cfg"]
+    reading = loading.task_settings(settings["task"], args.path)
     cfg = StreamingLanguageModelingConfig(
         data=args.data,
         tokens_per_sample=args.tokens_per_sample or reading["tokens_per_sample"],
@@ -126,11 +136,11 @@ def score(
 ) -> tuple[dict[str, float], np.ndarray]:
     """Score all targets of the split.
 
-    Each process reads ``batch_size`` of the streams; all get the sums over all of them.
+    Each process reads ``batch_size`` streams, and gets the sums over all processes.
 
     Returns:
-        sums: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs of the memory; and, of a task that scores
-        answers, (targets, 3): the offset, the word, and the word that was most probable.
+        sums: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs about the memory; and, if the task scores
+        answers, (targets, 3): offset in the text, word, and most probable word.
     """
     answers = str(task.cfg.score) == "answers"
     criterion = LtmCrossEntropy(task, answers=answers)
@@ -139,8 +149,8 @@ def score(
     ).next_epoch_itr(shuffle=False)
     totals: dict[str, float] = {}
     predictions = [np.empty((0, 3), dtype=np.int64)]
-    hidden = True if launch.rank else None  # None: where there is no terminal
-    for sample in tqdm(batches, unit="segment", disable=hidden, file=sys.stderr, leave=False):
+    no_bar = True if launch.rank else None  # None: unless the output is a terminal
+    for sample in tqdm(batches, unit="segment", disable=no_bar, file=sys.stderr, leave=False):
         sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
         net_output = criterion.output(model, sample)
         _, _, log = criterion.loss(model, net_output, sample)
@@ -148,16 +158,16 @@ def score(
             totals[key] = totals.get(key, 0.0) + float(value)
         if answers:
             scored = sample["target"].ne(task.dictionary.pad())
-            row, place = scored.nonzero().cpu().numpy().T
+            row, position = scored.nonzero().cpu().numpy().T
             words = torch.stack([sample["target"][scored], criterion.predict(model, net_output)], dim=1)
             words = words.cpu().numpy()
             totals["correct"] = totals.get("correct", 0.0) + float((words[:, 0] == words[:, 1]).sum())
-            predictions.append(np.column_stack([sample["start"][row] + place, words]))
+            predictions.append(np.column_stack([sample["start"][row] + position, words]))
     return collectives.summed(totals), collectives.joined(np.concatenate(predictions))
 
 
 def perplexity(nll: float, count: float) -> float:
-    """``exp(nll / count)``; infinite beyond what a float holds, as where a line without spaces is a single word."""
+    """``exp(nll / count)``; infinite if a float cannot hold it, as for a line without spaces, which is one word."""
     try:
         return math.exp(nll / count)
     except OverflowError:
@@ -165,42 +175,41 @@ def perplexity(nll: float, count: float) -> float:
 
 
 def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
-    """What is printed. ``stats`` is the split's entry of stats.json, empty if there is none."""
+    """The results by name. ``stats`` is the split's entry in stats.json; empty if it has none."""
     nll, tokens = totals["nll_loss"], totals["ntokens"]
     words, size = stats.get("words"), stats.get("bytes")
-    found = {
-        "tokens": int(tokens),
-        "words": words,
-        "bytes": size,
-        "nll": nll,
-        "perplexity_per_token": perplexity(nll, tokens),
-        "perplexity_per_word": perplexity(nll, words) if words else None,
-        "bits_per_byte": nll / math.log(2) / size if size else None,
-    }
-    if "correct" in totals:  # answers: the words and bytes of the text are not what was scored
-        found = {"tokens": int(tokens), "nll": nll, "perplexity_per_token": perplexity(nll, tokens)}
-        found["accuracy"] = totals["correct"] / tokens
+    if "correct" in totals:  # under --score answers, the words and bytes of the whole text do not count
+        figures = {"tokens": int(tokens), "nll": nll, "perplexity_per_token": perplexity(nll, tokens)}
+        figures["accuracy"] = totals["correct"] / tokens
+    else:
+        figures = {
+            "tokens": int(tokens),
+            "words": words,
+            "bytes": size,
+            "nll": nll,
+            "perplexity_per_token": perplexity(nll, tokens),
+            "perplexity_per_word": perplexity(nll, words) if words else None,
+            "bits_per_byte": nll / math.log(2) / size if size else None,
+        }
     for key, count in totals.items():
         if key.startswith(COUNT) and count:
             name = key.removeprefix(COUNT)
-            found[name] = totals[SUM + name] / count
-    return found
+            figures[name] = totals[SUM + name] / count
+    return figures
 
 
 def write_predictions(file: Path, predictions: np.ndarray) -> None:
-    """Write what ``score`` returned, in the order of the text."""
+    """Write the predictions that ``score`` returned, in the order of the text."""
     offset, target, predicted = predictions[np.argsort(predictions[:, 0])].T
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as out:
+    with replacing(file) as new, new.open("wb") as out:
         np.savez(out, offset=offset, target=target, predicted=predicted)
-    partial.rename(file)
 
 
 def evaluate(args: argparse.Namespace, launch: Launch = ALONE) -> dict[str, Any]:
-    """Load, score, and return what is printed, of all the processes together."""
+    """Load the model, score the split, and return the results of all processes by name."""
     model, task = load(args)
     if args.predictions and str(task.cfg.score) != "answers":
-        raise InputError("--predictions needs --score answers")
+        raise InputError("--predictions works only with --score answers; give both, or leave --predictions out")
     device = torch.device("cpu")
     if torch.cuda.is_available() and not args.cpu:
         device = torch.device("cuda", launch.local_rank % torch.cuda.device_count())
@@ -217,22 +226,20 @@ def evaluate(args: argparse.Namespace, launch: Launch = ALONE) -> dict[str, Any]
 def main() -> None:
     """Entry point of ``infformer-eval``."""
     args = parse_arguments()
-    with collectives.together() as launch:
-        found = evaluate(args, launch)
+    with collectives.process_group() as launch:
+        figures = evaluate(args, launch)
     if launch.rank:
         return
     if args.json:
-        # JSON has no number for what is not finite.
-        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in found.items()}
+        # JSON has no infinite numbers.
+        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in figures.items()}
         print(json.dumps(finite, indent=2, allow_nan=False))
         return
     for name, label in RESULTS.items():
-        if name not in found:
-            continue
-        value = found[name]
-        print(
-            f"{label:<22}{'unknown: no stats.json beside the data counts them' if value is None else f'{value:,.6g}'}"
-        )
+        if name in figures:
+            value = figures[name]
+            unknown = "unknown, because no stats.json beside the data counts them"
+            print(f"{label:<22}{unknown if value is None else f'{value:,.6g}'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Turn raw text into a folder that fairseq-train reads, with document boundaries and exact counts beside it."""
+"""Turn raw text into a data folder that fairseq-train reads, with document boundaries and exact counts."""
 
 import argparse
 import json
@@ -11,17 +11,23 @@ import numpy as np
 from fairseq.binarizer import Binarizer, VocabularyDatasetBinarizer
 from tqdm import tqdm
 
-from fairseq_infformer.cli.stages import Workplace
-from fairseq_infformer.data import corpus, gpt2, vocabulary
-from fairseq_infformer.data.binarised import load_dictionary, refuse_colon
-from fairseq_infformer.errors import InputError, install_one_line_messages
+from fairseq_infformer.data import corpus, gpt2_tokens, vocabulary
+from fairseq_infformer.data.data_folder import STATS, refuse_colon
+from fairseq_infformer.errors import InputError, install_one_line_messages, option
+from fairseq_infformer.files import AtomicFolder, sha256
+from fairseq_infformer.vocabulary_files import (
+    DICTIONARY,
+    GPT2_MERGES,
+    GPT2_VOCABULARY,
+    SENTENCEPIECE,
+    SPELLINGS,
+    load_dictionary,
+)
 
 STAGES = ("text", "vocabulary", "data")
 LEVELS = ("word", "sentencepiece", "gpt2")
-# What the vocabulary of each level is, beside dict.txt.
-VOCABULARY_FILES = ("sentencepiece.model", gpt2.VOCABULARY, gpt2.MERGES)
-# Options that only some levels have.
-MEANINGLESS = {
+# The options that do not apply to each level.
+NOT_APPLICABLE = {
     "word": ("model_type", "sentencepiece_model", "gpt2"),
     "sentencepiece": ("gpt2",),
     "gpt2": ("model_type", "sentencepiece_model", "vocab_size", "dict"),
@@ -29,30 +35,32 @@ MEANINGLESS = {
 LAYOUT = """
 DEST becomes the data folder of fairseq-train:
   dict.txt                  fairseq's dictionary
-  {train,valid,test}.bin    tokens; every line, a blank one too, ends with </s>, with --level gpt2 with a line end
-  {train,valid,test}.idx    their places
+  {train,valid,test}.bin    tokens; every line, even a blank one, ends with </s>, with --level gpt2 with a line end
+  {train,valid,test}.idx    the position and number of tokens of each line
   {split}.documents.npy     token offsets (int64) at which documents start, the first of them 0
   sentencepiece.model       with --level sentencepiece; its ids are those of dict.txt
-  vocab.json, merges.txt    with --level gpt2; dict.txt has GPT-2's tokens in their order, see data/gpt2.py
-  stats.json                counts of each split. words: words between spaces and one line end a line, so that
-                            exp(total loss / words) is the perplexity per word at every level; bytes: UTF-8, line
-                            ends included; tokens: in the .bin; unknown: of these, not in the dictionary.
-                            dictionary: size: entries; types: those a text can have, <unk> and </s> among them
+  vocab.json, merges.txt    with --level gpt2; dict.txt has GPT-2's tokens in their order
+  stats.json                counts of each split: lines; words, separated by spaces and counting each line end as one,
+                            so that exp(total loss / words) is the perplexity per word at every level; bytes of
+                            UTF-8, line ends included; tokens in the .bin; unknown, tokens not in the dictionary.
+                            Also the dictionary's size (all entries) and types (those that a text can contain,
+                            <unk> and </s> among them)
 
-The splits are found by a word of their names: one file or folder of files train, one valid, and test if there is one.
-The files of a folder are joined in the order of their names. Byte order marks at the start of a line go, CRLF becomes
-LF, a last line gets its end.
+Each split is one file, or one folder of files, in RAW whose name contains the word train, valid or test; test is
+optional. The files of a folder are joined in the order of their names. Byte order marks at the start of a line are
+removed, CRLF becomes LF, and the last line gets a line end.
 
-Documents start, with --documents
-  wikitext     at a line ' = Title = ' between blank lines (' = = Section = = ' is none)
+With --documents, a document starts
+  wikitext     at a line ' = Title = ' between blank lines (not at ' = = Section = = ')
   blank-line   after blank lines, which belong to the document before them; characters without width are blank
   file         at every file of a folder
-  endoftext    after every line <|endoftext|>, which is no text
-and without it a split is one document.
+  endoftext    after every line <|endoftext|>, which is not part of the text
+and without it, each split is one document.
 
-DEST appears when all is done; work goes on in DEST.partial, which an interrupted run leaves behind and the next one
-takes over. So DEST can be no mount point, only a folder in one, and no ':' may be in its path, at which fairseq splits.
-The same call on a finished DEST changes nothing. Stages: 1 text, 2 vocabulary, 3 data.
+DEST appears when everything is done. Until then, the work is in DEST.partial, from which the next run continues if
+this one is interrupted. Therefore DEST cannot be a mount point, only a folder inside one; and its path must not contain
+':', at which fairseq splits data paths. The same call on a finished DEST changes nothing. The stages are 1 text,
+2 vocabulary, 3 data.
 
 examples:
   prepare.sh --raw wikitext-103 --dest data/wt103 --level word --documents wikitext
@@ -68,16 +76,23 @@ def build_parser() -> argparse.ArgumentParser:
         prog="prepare.sh", description=__doc__, epilog=LAYOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--raw", type=Path, required=True, metavar="DIR", help="folder with the splits as UTF-8 text")
-    parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--level", required=True, choices=LEVELS, help="what a token is")
+    parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="data folder to write")
+    parser.add_argument(
+        "--level",
+        required=True,
+        choices=LEVELS,
+        help="what a token is: a word, a piece of sentencepiece, or one of GPT-2",
+    )
     parser.add_argument(
         "--vocab-size",
         type=int,
         metavar="N",
-        help="word: entries of the dictionary, fairseq's four included (default: all words); "
-        "sentencepiece: pieces, bytes included (default: 8000)",
+        help="with --level word: size of the dictionary, including fairseq's 4 special words (default: all words); "
+        "with --level sentencepiece: number of pieces, including the 256 bytes (default: 8000)",
     )
-    parser.add_argument("--model-type", choices=("unigram", "bpe"), help="of sentencepiece (default: unigram)")
+    parser.add_argument(
+        "--model-type", choices=("unigram", "bpe"), help="type of the sentencepiece model (default: unigram)"
+    )
     parser.add_argument(
         "--documents", choices=corpus.DOCUMENT_RULES, help="where documents start (default: a split is one document)"
     )
@@ -86,61 +101,63 @@ def build_parser() -> argparse.ArgumentParser:
         "--sentencepiece-model", type=Path, metavar="FILE", help="use this model instead of training one"
     )
     parser.add_argument(
-        "--gpt2", type=Path, metavar="DIR", help="GPT-2 as Hugging Face publishes it, for vocab.json and merges.txt"
+        "--gpt2", type=Path, metavar="DIR", help="GPT-2 as Hugging Face publishes it, with vocab.json and merges.txt"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes to binarise with (default: 1)")
     parser.add_argument("--stage", type=int, default=1, metavar="A", help="first stage to run (default: 1)")
-    parser.add_argument("--stop-stage", type=int, default=len(STAGES), metavar="B", help="last one (default: 3)")
-    parser.add_argument("--overwrite", action="store_true", help="make a DEST of other text or arguments anew")
+    parser.add_argument(
+        "--stop-stage", type=int, default=len(STAGES), metavar="B", help="last stage to run (default: 3)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a DEST made from other text or arguments")
     return parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line and refuse what does not go together."""
+    """Read the command line; InputError names options that are wrong or do not go together."""
     args = build_parser().parse_args(argv)
 
     if args.vocab_size is not None and args.vocab_size < 5:
         raise InputError(f"--vocab-size {args.vocab_size} leaves no room for words; give at least 5")
     if args.workers < 1:
-        raise InputError(f"--workers {args.workers} can do no work; give at least 1")
+        raise InputError(f"--workers must be 1 or more, got {args.workers}")
     if not 1 <= args.stage <= args.stop_stage <= len(STAGES):
         raise InputError(
-            f"--stage {args.stage} --stop-stage {args.stop_stage} is no range of stages; they are 1 to {len(STAGES)}"
+            f"--stage {args.stage} --stop-stage {args.stop_stage} is not a range of stages; give two of 1 to "
+            f"{len(STAGES)} in order"
         )
-    for name in MEANINGLESS[args.level]:
+    for name in NOT_APPLICABLE[args.level]:
         if getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} means nothing with --level {args.level}; leave it out")
-    made = [name for name in ("vocab_size", "model_type") if getattr(args, name) is not None]
-    if made and (args.dict or args.sentencepiece_model):
-        raise InputError(
-            f"--{made[0].replace('_', '-')} makes a new vocabulary, and another one is given; leave one of the two out"
-        )
+            raise InputError(f"{option(name)} does not apply to --level {args.level}; leave it out")
+    new = [name for name in ("vocab_size", "model_type") if getattr(args, name) is not None]
+    given = [name for name in ("dict", "sentencepiece_model") if getattr(args, name) is not None]
+    if new and given:
+        raise InputError(f"{option(new[0])} cannot be combined with {option(given[0])}; leave one of them out")
     if args.level == "gpt2" and not args.gpt2:
-        raise InputError("--level gpt2 needs --gpt2, the folder of the GPT-2 whose tokens they are")
+        raise InputError("--level gpt2 needs --gpt2; give the folder of the GPT-2 whose tokens to use")
     if args.level != "sentencepiece":
         return args
     if args.dict and not args.sentencepiece_model:
-        raise InputError(f"--dict {args.dict} needs the model it was made with; give --sentencepiece-model too")
+        raise InputError(f"--dict {args.dict} needs the model it was made with; also give --sentencepiece-model")
     if not args.sentencepiece_model:
         args.vocab_size, args.model_type = args.vocab_size or 8000, args.model_type or "unigram"
     return args
 
 
 def check_folders(raw: Path, dest: Path, partial: Path) -> None:
-    """Refuse folders that would write into the raw text, or over files that this program has not written."""
+    """InputError if writing to ``dest`` would change the raw text, or a file that this program did not write."""
     for written in (dest, partial):
         if raw.is_relative_to(written) or written.is_relative_to(raw):
-            raise InputError(f"--dest {dest} and --raw {raw} lie in one another; give a --dest elsewhere")
+            raise InputError(f"--dest {dest} and --raw {raw} contain one another; give a --dest elsewhere")
     if dest.exists() and not dest.is_dir():
-        raise InputError(f"--dest {dest} is a file; give a folder that need not exist yet")
+        raise InputError(f"--dest {dest} is a file; give a folder, which need not exist yet")
 
 
 def is_done(dest: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
-    """Whether DEST is there and made from this; InputError if it holds anything that must not be removed."""
+    """Whether DEST exists and was made from this; InputError if it holds anything that must not be removed."""
     if not dest.exists() or not any(dest.iterdir()):
         return False
     try:
-        earlier = json.loads((dest / "stats.json").read_text(encoding="utf-8"))["made_from"]
+        earlier = json.loads((dest / STATS).read_text(encoding="utf-8"))["made_from"]
         differing = [key for key in made_from if earlier.get(key) != made_from[key]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"--dest {dest} holds other files; give a folder that is new or empty") from None
@@ -150,46 +167,48 @@ def is_done(dest: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
                 f"--dest {dest} was made with other {', '.join(differing)}; give --overwrite or another --dest"
             )
         return True
-    ours = {"dict.txt", "stats.json", *VOCABULARY_FILES}
-    ours |= {f"{split}.{end}" for split in corpus.SPLITS for end in ("bin", "idx", "documents.npy")}
-    if others := sorted(path.name for path in dest.iterdir() if path.name not in ours):
+    own = {DICTIONARY, STATS, *SPELLINGS}
+    own |= {f"{split}.{end}" for split in corpus.SPLITS for end in ("bin", "idx", "documents.npy")}
+    if others := sorted(path.name for path in dest.iterdir() if path.name not in own):
         raise InputError(f"--overwrite would remove {others[0]} from {dest}; move it elsewhere")
     return False
 
 
 def check_given(args: argparse.Namespace) -> None:
-    """Read the vocabulary that was given, if any, before there is work to lose."""
+    """InputError, before there is work to lose, if the user gives a vocabulary that cannot be used."""
     dictionary = args.dict and load_dictionary(args.dict)
     if dictionary and args.dict.read_text(encoding="utf-8").startswith(corpus.BYTE_ORDER_MARK):
-        raise InputError(f"--dict {args.dict} starts with a byte order mark, which no word of a text has; remove it")
+        raise InputError(f"--dict {args.dict} starts with a byte order mark, which is never in a text; remove it")
     processor = args.sentencepiece_model and vocabulary.load_sentencepiece(args.sentencepiece_model)
     if processor:
         vocabulary.check_reserved(processor)
     if dictionary and processor:
-        vocabulary.check_pieces(processor, dictionary)
+        vocabulary.check_pieces(
+            processor, dictionary, f"--sentencepiece-model {args.sentencepiece_model}", f"--dict {args.dict}"
+        )
     if args.gpt2:
-        gpt2.load_encoder(args.gpt2)
+        gpt2_tokens.load_encoder(args.gpt2)
 
 
-def write_text(made: Path, splits: dict[str, list[Path]], args: argparse.Namespace) -> None:
+def write_text(folder: Path, splits: dict[str, list[Path]], args: argparse.Namespace) -> None:
     """Stage 1: clean text, counts and document starts of every split."""
     counts = {}
     for split, files in splits.items():
         size = sum(file.stat().st_size for file in files)
         with tqdm(total=size, desc=f"read {split}", unit="B", unit_scale=True, disable=None) as bar:
             reserved = vocabulary.RESERVED if args.level == "word" else frozenset()
-            counts[split], starts = corpus.clean(files, made / f"{split}.txt", args.documents, reserved, bar.update)
-        np.save(made / f"{split}.starts.npy", starts)
-    (made / "counts.json").write_text(json.dumps(counts, allow_nan=False))
+            counts[split], starts = corpus.clean(files, folder / f"{split}.txt", args.documents, reserved, bar.update)
+        np.save(folder / f"{split}.starts.npy", starts)
+    (folder / "counts.json").write_text(json.dumps(counts, allow_nan=False))
 
 
-def write_vocabulary(made: Path, text: Path, args: argparse.Namespace) -> None:
+def write_vocabulary(folder: Path, text: Path, args: argparse.Namespace) -> None:
     """Stage 2: the dictionary, and the sentencepiece model or GPT-2's files that go with it."""
-    model, dictionary = made / "sentencepiece.model", made / "dict.txt"
+    model, dictionary = folder / SENTENCEPIECE, folder / DICTIONARY
     if args.level == "gpt2":
-        for name in (gpt2.VOCABULARY, gpt2.MERGES):
-            shutil.copyfile(args.gpt2 / name, made / name)
-        gpt2.gpt2_dictionary(gpt2.load_encoder(made)).save(str(dictionary))
+        for name in (GPT2_VOCABULARY, GPT2_MERGES):
+            shutil.copyfile(args.gpt2 / name, folder / name)
+        gpt2_tokens.gpt2_dictionary(gpt2_tokens.load_encoder(folder)).save(str(dictionary))
         return
     if args.sentencepiece_model:
         shutil.copyfile(args.sentencepiece_model, model)
@@ -203,27 +222,27 @@ def write_vocabulary(made: Path, text: Path, args: argparse.Namespace) -> None:
         vocabulary.word_dictionary(text / "train.txt", args.vocab_size, args.workers).save(str(dictionary))
 
 
-def write_data(made: Path, text: Path, vocab: Path, made_from: dict[str, Any], args: argparse.Namespace) -> None:
+def write_data(folder: Path, text: Path, vocab: Path, made_from: dict[str, Any], args: argparse.Namespace) -> None:
     """Stage 3: binarised splits, document offsets and stats.json."""
-    for name in ("dict.txt", *VOCABULARY_FILES):
+    for name in (DICTIONARY, *SPELLINGS):
         if (vocab / name).exists():
-            shutil.copyfile(vocab / name, made / name)
-    dictionary = load_dictionary(made / "dict.txt")
+            shutil.copyfile(vocab / name, folder / name)
+    dictionary = load_dictionary(folder / DICTIONARY)
     binarizer: Binarizer = VocabularyDatasetBinarizer(dictionary)
     if args.level == "sentencepiece":
-        processor = vocabulary.load_sentencepiece(made / "sentencepiece.model")
+        processor = vocabulary.load_sentencepiece(folder / SENTENCEPIECE)
         binarizer = vocabulary.SentencePieceBinarizer(processor, dictionary)
     elif args.level == "gpt2":
-        binarizer = gpt2.Gpt2Binarizer(made, dictionary)
+        binarizer = gpt2_tokens.Gpt2Binarizer(folder, dictionary)
 
     splits = {}
     for split, counts in json.loads((text / "counts.json").read_text()).items():
         sizes, unknown = vocabulary.binarize(
-            text / f"{split}.txt", made / split, binarizer, len(dictionary), args.workers, counts["lines"]
+            text / f"{split}.txt", folder / split, binarizer, len(dictionary), args.workers, counts["lines"]
         )
         starts = np.load(text / f"{split}.starts.npy")
         # The offset of a line is the number of tokens in the lines before it.
-        np.save(made / f"{split}.documents.npy", (np.cumsum(sizes) - sizes)[starts])
+        np.save(folder / f"{split}.documents.npy", (np.cumsum(sizes) - sizes)[starts])
         splits[split] = {"documents": len(starts), **counts, "tokens": int(sizes.sum()), "unknown": unknown}
         print(f"{split}: " + ", ".join(f"{number:,} {name}" for name, number in splits[split].items()), flush=True)
 
@@ -233,68 +252,88 @@ def write_data(made: Path, text: Path, vocab: Path, made_from: dict[str, Any], a
         "dictionary": {
             "types": vocabulary.count_types(dictionary),
             "size": len(dictionary),
-            "sha256": corpus.sha256(made / "dict.txt"),
+            "sha256": sha256(folder / DICTIONARY),
         },
         "splits": splits,
         "made_from": made_from,
     }
-    noted = json.dumps(stats, indent=2, ensure_ascii=False, allow_nan=False)
-    (made / "stats.json").write_text(noted + "\n", encoding="utf-8")
+    notes = json.dumps(stats, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / STATS).write_text(notes + "\n", encoding="utf-8")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the stages asked for."""
+    """Run the stages that ``args`` names."""
     refuse_colon(args.dest)
     raw, dest = args.raw.resolve(), args.dest.resolve()
-    place = Workplace(dest, STAGES)
-    check_folders(raw, dest, place.folder)
+    atomic = AtomicFolder(dest, STAGES)
+    check_folders(raw, dest, atomic.folder)
     check_given(args)
-    entries = corpus.find_splits(raw)
-    for split, entry in entries.items():
-        if args.documents == "file" and not entry.is_dir():
-            raise InputError(f"--documents file needs folders, {split} is the file {entry}; put it in a folder")
-    splits = {split: corpus.files_of(entry) for split, entry in entries.items()}
-    for split, entry in entries.items():
-        print(f"{split}: {entry}, {len(splits[split])} file(s)", flush=True)
-    if "test" not in entries:
-        print(f"test: no name in {raw} has this word, so there will be none in {dest}", flush=True)
-
+    splits = find_files(raw, dest, args.documents)
     text_from = {
         "level": args.level,
         "documents": args.documents,
-        "files": {split: {file.name: corpus.sha256(file) for file in files} for split, files in splits.items()},
+        "files": {split: {file.name: sha256(file) for file in files} for split, files in splits.items()},
     }
     made_from = text_from | {
         "vocab_size": args.vocab_size,
         "model_type": args.model_type,
-        "dict": args.dict and corpus.sha256(args.dict),
-        "sentencepiece_model": args.sentencepiece_model and corpus.sha256(args.sentencepiece_model),
-        "gpt2": args.gpt2 and [corpus.sha256(args.gpt2 / name) for name in (gpt2.VOCABULARY, gpt2.MERGES)],
+        "dict": args.dict and sha256(args.dict),
+        "sentencepiece_model": args.sentencepiece_model and sha256(args.sentencepiece_model),
+        "gpt2": args.gpt2 and [sha256(args.gpt2 / name) for name in (GPT2_VOCABULARY, GPT2_MERGES)],
     }
     if is_done(dest, made_from, args.overwrite):
-        if place.folder.exists():
-            with place.opened():
-                place.clear()
-        print(f"{dest} is there, made from the same text and arguments: nothing to do")
+        if atomic.folder.exists():
+            with atomic.opened():
+                atomic.clear()
+        print(f"{dest} exists, made from the same text and arguments: nothing to do")
         return
-    with place.opened():
-        stages = range(args.stage, args.stop_stage + 1)
-        if 1 in stages:
-            place.clear()
-            with place.stage("text", text_from) as made:
-                write_text(made, splits, args)
-        text = place.require("text", text_from)
-        if 2 in stages:
-            given = args.dict or args.sentencepiece_model or args.gpt2
-            print(f"vocabulary: {'given' if given else 'from train'}", flush=True)
-            with place.stage("vocabulary", made_from) as made:
-                write_vocabulary(made, text, args)
-        if 3 in stages:
-            vocab = place.require("vocabulary", made_from)
-            with place.stage("data", made_from) as made:
-                write_data(made, text, vocab, made_from, args)
-            place.publish()
-            print(f"{dest} is complete")
+    with atomic.opened():
+        run_stages(atomic, splits, text_from, made_from, args)
+
+
+def find_files(raw: Path, dest: Path, documents: str | None) -> dict[str, list[Path]]:
+    """The files of each split, which are also printed."""
+    entries = corpus.find_splits(raw)
+    for split, entry in entries.items():
+        if documents == "file" and not entry.is_dir():
+            raise InputError(f"--documents file needs folders, but {split} is the file {entry}; put it in a folder")
+    splits = {split: corpus.files_of(entry) for split, entry in entries.items()}
+    for split, entry in entries.items():
+        print(f"{split}: {entry}, {len(splits[split])} file(s)", flush=True)
+    if "test" not in entries:
+        print(f"test: no name in {raw} contains this word, so {dest} will have no test split", flush=True)
+    return splits
+
+
+def run_stages(
+    atomic: AtomicFolder,
+    splits: dict[str, list[Path]],
+    text_from: dict[str, Any],
+    made_from: dict[str, Any],
+    args: argparse.Namespace,
+) -> None:
+    """Run the stages that ``args`` names on the files of each split.
+
+    Args:
+        text_from: all that the text depends on. made_from: all that the vocabulary and the data depend on.
+    """
+    stages = range(args.stage, args.stop_stage + 1)
+    if 1 in stages:
+        atomic.clear()
+        with atomic.stage("text", text_from) as folder:
+            write_text(folder, splits, args)
+    text = atomic.require("text", text_from)
+    if 2 in stages:
+        given = args.dict or args.sentencepiece_model or args.gpt2
+        print(f"vocabulary: {'given' if given else 'made from train'}", flush=True)
+        with atomic.stage("vocabulary", made_from) as folder:
+            write_vocabulary(folder, text, args)
+    if 3 in stages:
+        vocab = atomic.require("vocabulary", made_from)
+        with atomic.stage("data", made_from) as folder:
+            write_data(folder, text, vocab, made_from, args)
+        atomic.publish()
+        print(f"{atomic.dest} is complete")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -302,9 +341,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(parse(argv))
     except OSError as error:
-        raise InputError(f"{error}; see that the files can be read, and that --dest can be written") from error
+        raise InputError(f"{error}; check that the files can be read, and that --dest can be written") from error
     except KeyboardInterrupt:
-        raise InputError("interrupted; the same call takes up the work") from None
+        raise InputError("interrupted; repeat the same call to continue") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cross-entropy and what long-term memories add to the loss."""
+"""Cross-entropy, and the terms that long-term memories add to the loss."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from fairseq_infformer.modules.replay import replay, unroll
 
-# What is logged whatever the memory; --best-checkpoint-metric can name these and what the reads of a memory log.
+# Logged with every memory; --best-checkpoint-metric can name these and the figures of a memory's reads.
 LOGGED = ("loss", "nll_loss", "ppl", "accuracy")
-# In what ranks and steps add up, for each figure of the reads: its sum, that of its squares, and how many it has.
+# For each figure of the reads, what ranks and steps add up: its sum, the sum of its squares, and its count.
 SUM, SQUARES, COUNT = "sum of ", "squares of ", "count of "
 
 
@@ -25,19 +25,19 @@ SUM, SQUARES, COUNT = "sum of ", "squares of ", "count of "
 class LtmCrossEntropyConfig(FairseqDataclass):
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     ddp_backend: str = II("distributed_training.ddp_backend")
-    # Settings of the model since; checkpoints of before have them here.
+    # Now settings of the model; earlier checkpoints have them among those of the criterion.
     ltm_kl_weight: float = II("model.ltm_kl_weight")
     ltm_kl_sigma: float = II("model.ltm_kl_sigma")
 
 
 @register_criterion("ltm_cross_entropy", dataclass=LtmCrossEntropyConfig)
 class LtmCrossEntropy(FairseqCriterion):
-    """Cross-entropy, for plain and adaptive softmax, and what the reads of long-term memories add to it.
+    """Cross-entropy, for plain and adaptive softmax, and the terms that reads of long-term memories add to it.
 
-    A read has figures (``LongTermMemory.figures``). Each is averaged over layers, heads and scored queries and logged,
-    some with their standard deviation; its mean, per scored query, is added to the loss with its weight. Logged beside
-    them: ``loss`` (all of it), ``nll_loss`` and ``ppl`` (cross-entropy alone); under ``--score answers`` ``accuracy``,
-    the percentage of targets that are the most probable word. ``loss`` and ``nll_loss`` are in bits per token.
+    A read has figures (``LongTermMemory.figures``). Each is averaged over layers, heads and scored queries, logged
+    (some with their standard deviation), and added to the loss with its weight. Also logged are ``loss`` (the sum of
+    all), ``nll_loss`` and ``ppl`` (cross-entropy only), and under ``--score answers`` ``accuracy``, the percentage of
+    targets that are the most probable word. ``loss`` and ``nll_loss`` are in bits per token.
     """
 
     def __init__(self, task: Any, answers: bool = False) -> None:
@@ -52,7 +52,7 @@ class LtmCrossEntropy(FairseqCriterion):
         """Loss of one segment of each stream, summed over its targets.
 
         Returns:
-            the loss, the number of targets to divide it by, and what to log, all of it sums.
+            the loss, the number of targets to divide it by, and the sums to log.
         """
         net_output = self.output(model, sample)
         loss, ntokens, log = self.loss(model, net_output, sample)
@@ -62,9 +62,9 @@ class LtmCrossEntropy(FairseqCriterion):
         return loss, ntokens, log
 
     def output(self, model: Any, sample: dict[str, Any]) -> tuple:
-        """What the model says of the sample; where answers alone are scored, of their n places, (n, V) or (n, C).
+        """The model's output for the sample; under ``--score answers`` only for its n targets, (n, V) or (n, C).
 
-        Of a sample that is replayed it is the features, since the logits of several segments take most of the memory.
+        For a sample that is replayed, it is the features: the logits of several segments would take most of the memory.
         """
         scored = sample["target"].ne(self.padding_idx) if self.answers else None
         return model(**sample["net_input"], scored=scored, features_only=self._by_segments(sample))
@@ -73,15 +73,15 @@ class LtmCrossEntropy(FairseqCriterion):
         return sample["net_input"].get("replayed", False) and not self.answers
 
     def loss(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """What ``forward`` returns, for an ``output``, but for the count of right answers."""
+        """What ``forward`` returns, for an ``output``, without the number of correct answers."""
         target = sample["target"]
         ntokens = sample["ntokens"]
         scored = target.ne(self.padding_idx)
-        wanted = target[scored] if self.answers else target.flatten()
+        targets = target[scored] if self.answers else target.flatten()
         if self._by_segments(sample):
             nll = self._replayed_cross_entropy(model, net_output[0], target, sample["net_input"]["lengths"].shape[1])
         else:
-            nll = self._cross_entropy(model, net_output[0].flatten(0, -2), wanted)
+            nll = self._cross_entropy(model, net_output[0].flatten(0, -2), targets)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll + self._reported(net_output[1]["figures"], scored, log)
         log["loss"] = loss.detach()
@@ -89,36 +89,36 @@ class LtmCrossEntropy(FairseqCriterion):
 
     @torch.no_grad()
     def predict(self, model: Any, net_output: tuple) -> Tensor:
-        """The most probable words (n,) at the places of an ``output`` of answers."""
-        places = net_output[0]
-        if model.decoder.adaptive_softmax is not None and len(places):
-            places = model.decoder.adaptive_softmax.get_log_prob(places[None], None)[0]
-        return places.argmax(-1)
+        """The most probable words (n,) for an ``output`` of answers."""
+        scores = net_output[0]
+        if model.decoder.adaptive_softmax is not None and len(scores):
+            scores = model.decoder.adaptive_softmax.get_log_prob(scores[None], None)[0]
+        return scores.argmax(-1)
 
     def _replayed_cross_entropy(self, model: Any, features: Tensor, target: Tensor, num_segments: int) -> Tensor:
         """Cross-entropy of features (B, K · T, C), which keeps the logits of one segment at a time."""
 
         def loss(state: None, segment: tuple[Tensor, Tensor]) -> tuple[None, Tensor]:
-            part, wanted = segment
-            return state, self._cross_entropy(model, model.decoder.output_layer(part).flatten(0, -2), wanted.flatten())
+            part, targets = segment
+            return state, self._cross_entropy(model, model.decoder.output_layer(part).flatten(0, -2), targets.flatten())
 
         segments = zip(features.chunk(num_segments, dim=1), target.chunk(num_segments, dim=1))
         _, losses = (replay if torch.is_grad_enabled() else unroll)(loss, None, segments)
         return torch.stack(losses).sum()
 
-    def _cross_entropy(self, model: Any, places: Tensor, target: Tensor) -> Tensor:
+    def _cross_entropy(self, model: Any, output: Tensor, target: Tensor) -> Tensor:
         adaptive = model.decoder.adaptive_softmax
         if adaptive is None:
-            return self._summed(places, target)
-        if not len(target):  # fairseq's tied head takes no empty batch, so it gets a place of padding
-            places, target = F.pad(places, (0, 0, 0, 1)), F.pad(target, (0, 1), value=self.padding_idx)
-        bands, targets = adaptive(places, target)
-        loss = torch.zeros((), device=places.device)
-        for number, (logits, wanted) in enumerate(zip(bands, targets)):
-            if wanted is not None:
-                loss = loss + self._summed(logits, wanted)
+            return self._summed(output, target)
+        if not len(target):  # fairseq's tied head fails on an empty batch, so it gets one padding target
+            output, target = F.pad(output, (0, 0, 0, 1)), F.pad(target, (0, 1), value=self.padding_idx)
+        bands, targets = adaptive(output, target)
+        loss = torch.zeros((), device=output.device)
+        for number, (logits, in_band) in enumerate(zip(bands, targets)):
+            if in_band is not None:
+                loss = loss + self._summed(logits, in_band)
             else:  # DDP waits for the gradients of this band, which are zero
-                loss = loss + adaptive.tail[number - 1](places[:0]).sum()
+                loss = loss + adaptive.tail[number - 1](output[:0]).sum()
         return loss
 
     def _summed(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class LtmCrossEntropy(FairseqCriterion):
         return F.cross_entropy(logits.to(exact), target, ignore_index=self.padding_idx, reduction="sum")
 
     def _reported(self, reads: list[dict[str, Any]], scored: Tensor, log: dict[str, Any]) -> Tensor:
-        """What the reads of all layers add to the loss; notes the sums that are logged."""
+        """The terms that the reads of all layers add to the loss; also adds the sums to log to ``log``."""
         layers: dict[str, list[Any]] = {}
         for read in reads:
             for name, figure in read.items():
@@ -146,13 +146,13 @@ class LtmCrossEntropy(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-        """Aggregate what ``forward`` logged over ranks and steps."""
+        """Aggregate the logs of ``forward`` over ranks and steps."""
 
         def total(key: str) -> float:
             return float(sum(log.get(key, 0) for log in logging_outputs))
 
         ntokens = total("ntokens")
-        if not ntokens:  # Segments without targets count nothing, yet fairseq takes a loss that is not logged for -1.
+        if not ntokens:  # fairseq takes a loss that is not logged for -1
             metrics.log_scalar("loss", 0.0, weight=0)
             return
         metrics.log_scalar("loss", total("loss") / ntokens / math.log(2), ntokens, round=3)

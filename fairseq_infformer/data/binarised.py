@@ -1,6 +1,5 @@
-"""The files of a binarised corpus, looked at before they are read: what was cut short or mixed up is refused."""
+"""The files of a binarised split, checked before they are read: truncated or mixed-up files are refused."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,91 +7,46 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, infer_dataset_impl
-from fairseq.utils import split_paths
 
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, one_line
 
 # MMapIndexedDataset's: magic, version (8 bytes), code of the tokens' dtype (1), number of lines (8).
 HEADER_BYTES = len(MMapIndexedDataset.Index._HDR_MAGIC) + 17
-LINE_BYTES = 4 + 8  # a line's number of tokens and its place
-BLOCK = 1 << 24  # tokens that are looked at together
-
-
-def data_folders(data: str) -> list[Path]:
-    """The folders that a data path of fairseq names, joined by ':'; InputError if one of them is no data."""
-    folders = [Path(part) for part in split_paths(data)]
-    for folder in folders:
-        if not (file := folder / "dict.txt").is_file():
-            if len(folders) == 1:
-                raise InputError(f"{file} does not exist; make the data with preprocess/prepare.sh")
-            raise InputError(
-                f"{data} is read as {len(folders)} folders joined by ':', and {file} does not exist; make that data "
-                "with preprocess/prepare.sh, or rename the folder if the ':' is part of its path"
-            )
-    return folders
-
-
-def refuse_colon(dest: Path) -> None:
-    """InputError if data in a folder of this path could not be read: fairseq would take it for several."""
-    if len(split_paths(str(dest))) > 1:
-        raise InputError(f"--dest {dest} has a ':', at which fairseq splits the paths of data; give one without it")
-
-
-def load_dictionary(file: Path) -> Dictionary:
-    """A fairseq dictionary from its file; InputError if it is none."""
-    try:
-        dictionary = Dictionary.load(str(file))
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{file} cannot be read as a fairseq dictionary ({reason}); give a dict.txt made by prepare.sh"
-        ) from error
-    if len(dictionary) == dictionary.nspecial:
-        raise InputError(f"{file} has no words; give a dict.txt made by prepare.sh")
-    return dictionary
-
-
-def read_stats(directory: Path) -> dict[str, Any]:
-    """What prepare.sh has noted beside the data: ``dictionary``, ``splits`` and more. Without a note both are empty."""
-    file = directory / "stats.json"
-    if not file.is_file():
-        return {"dictionary": {}, "splits": {}}
-    try:
-        stats = json.loads(file.read_text(encoding="utf-8"))
-        if not all(isinstance(stats[part], dict) for part in ("dictionary", "splits")):
-            raise ValueError("parts are missing")
-        return stats
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not what prepare.sh has written ({error}); prepare the data again") from error
+LINE_BYTES = 4 + 8  # a line's number of tokens and its offset
+BLOCK = 1 << 24  # tokens that are checked together
 
 
 def load_lines(prefix: Path, dictionary: Dictionary) -> Any:
-    """The lines of tokens in ``prefix.bin`` and ``.idx``, an indexed dataset; InputError if the files are not whole."""
+    """The lines of tokens in ``prefix.bin`` and ``.idx``, an indexed dataset; InputError if a file is damaged.
+
+    None if the split has no files.
+    """
     index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     for file, other in ((index, data), (data, index)):
         if other.is_file() and not file.is_file():
             raise InputError(f"{other} has no {file.name} beside it; copy it there or prepare the data again")
-    kind = infer_dataset_impl(str(prefix)) if index.is_file() else None
-    if index.is_file() and kind is None:
-        raise InputError(f"{index} is no index of fairseq's; prepare the data again")
-    if kind == "mmap":
+    file_format = infer_dataset_impl(str(prefix)) if index.is_file() else None
+    if index.is_file() and file_format is None:
+        raise InputError(f"{index} is not an index that fairseq wrote; prepare the data again")
+    if file_format == "mmap":
         _check_memory_map(index, data)
     try:
         lines = data_utils.load_indexed_dataset(str(prefix), dictionary)
-        if kind == "cached":  # of --dataset-impl lazy or cached: read into memory, which worker processes can share
+        if file_format == "cached":  # --dataset-impl lazy or cached: read into memory, which worker processes can share
             _check_size(data, index, lines.data_offsets[-1] * lines.element_size)
             lines.prefetch(range(len(lines)))
     except InputError:
         raise
-    except Exception as error:  # formats that are not looked into here
-        raise InputError(f"{prefix} cannot be read ({type(error).__name__}: {error}); prepare it again") from error
+    except Exception as error:  # in formats that are not checked above
+        reason = one_line(error, with_type=True)
+        raise InputError(f"{prefix} cannot be read ({reason}); prepare the data again") from error
     if lines is not None:
         _check_tokens(data, lines, dictionary)
     return lines
 
 
 def _check_memory_map(index: Path, data: Path) -> None:
-    # By hand: fairseq's own class fails in its destructor too, where no one can catch it.
+    # Read by hand: fairseq's own class would fail in its destructor too, where the error cannot be caught.
     with index.open("rb") as stream:
         header = stream.read(HEADER_BYTES)
         num_lines = int.from_bytes(header[-8:], "little")
@@ -108,8 +62,8 @@ def _check_memory_map(index: Path, data: Path) -> None:
 def _check_size(data: Path, index: Path, expected: int) -> None:
     if data.stat().st_size != expected:
         raise InputError(
-            f"{data} has {data.stat().st_size} bytes, {index.name} speaks of {expected}: one is truncated or belongs "
-            "to another corpus; prepare the data again"
+            f"{data} has {data.stat().st_size} bytes, but {index.name} implies {expected}: one of them is truncated or "
+            "belongs to another corpus; prepare the data again"
         )
     if not expected:
         raise InputError(f"{data} is empty; prepare the data again")
@@ -119,13 +73,13 @@ def _check_tokens(data: Path, lines: Any, dictionary: Dictionary) -> None:
     for tokens in _blocks(data, lines):
         if (largest := int(tokens.max(initial=0))) >= len(dictionary):
             raise InputError(
-                f"{data} holds token {largest}, dict.txt has {len(dictionary)} types: it belongs to another corpus; "
-                "prepare the data again"
+                f"{data} contains token {largest}, but dict.txt has only {len(dictionary)} types: it belongs to "
+                "another corpus; prepare the data again"
             )
-        if (tokens == dictionary.pad()).any():  # which no loss counts
+        if (tokens == dictionary.pad()).any():  # no loss would count it
             raise InputError(
-                f"{data} holds the word {dictionary.pad_word}, which fairseq keeps for itself; write it otherwise in "
-                "the text, and prepare the data again"
+                f"{data} contains the word {dictionary.pad_word}, which fairseq reserves; replace it in the text, and "
+                "prepare the data again"
             )
 
 
@@ -138,17 +92,17 @@ def _blocks(data: Path, lines: Any) -> Iterator[np.ndarray]:
 
 
 def load_document_starts(file: Path, num_tokens: int) -> np.ndarray:
-    """Offsets (D,) int64 of the tokens that start a document; InputError if they do not fit ``num_tokens``."""
+    """Offsets (D,) int64 of the tokens that start a document; InputError if they do not match ``num_tokens``."""
     if not file.is_file():
         raise InputError(
-            f"{file} does not exist: --document-boundaries reset needs data prepared with --documents; "
-            "give --document-boundaries ignore to read it as one text"
+            f"{file} does not exist, but --document-boundaries reset needs data prepared with --documents; prepare it "
+            "so, or give --document-boundaries ignore to read it as one text"
         )
     try:
         starts = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{file} is truncated or is not a numpy array ({error}); prepare the data again") from error
-    fits = isinstance(starts, np.ndarray) and starts.ndim == 1 and starts.dtype == np.int64 and len(starts)
-    if not (fits and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
-        raise InputError(f"{file} does not fit the {num_tokens} tokens beside it; prepare the data again")
+    is_list = isinstance(starts, np.ndarray) and starts.ndim == 1 and starts.dtype == np.int64 and len(starts)
+    if not (is_list and starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
+        raise InputError(f"{file} does not match the {num_tokens} tokens beside it; prepare the data again")
     return starts

@@ -1,6 +1,5 @@
-"""Raw text as it is found: its splits, its lines, its counts and the lines at which its documents start."""
+"""Raw text: its splits, its lines, its counts and the lines at which its documents start."""
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -9,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_infformer.data.gpt2 import END_OF_TEXT
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.vocabulary_files import END_OF_TEXT
 
 SPLITS = ("train", "valid", "test")
 DOCUMENT_RULES = ("wikitext", "blank-line", "file", "endoftext")
 BYTE_ORDER_MARK = "\ufeff"
-# White space, and what has no width: soft hyphens, joiners, marks of direction and of byte order.
+# White space and characters without width: soft hyphens, joiners, marks of direction and of byte order.
 BLANK = re.compile(r"[\s\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*")
-# What archives and compressed files are known by: bytes, and where they stand.
+# The signatures of archives and compressed files: their offset and their bytes.
 ARCHIVES = {
     "zip": (0, b"PK\x03\x04"),
     "gzip": (0, b"\x1f\x8b"),
@@ -32,8 +31,8 @@ ARCHIVES = {
 def find_splits(raw: Path) -> dict[str, Path]:
     """The file or folder of each split, by a word of its name; a corpus may lack test, but neither train nor valid.
 
-    Where no name has such a word, as in ``mytrain.txt``, a part of a word will do. Hidden files are no candidates.
-    Whatever leaves room for doubt is an InputError.
+    If no name has such a word, a part of a word counts too, as in ``mytrain.txt``. Hidden files are ignored. Anything
+    ambiguous is an InputError.
     """
     if raw.is_file():
         refuse_archive(raw)
@@ -45,24 +44,25 @@ def find_splits(raw: Path) -> dict[str, Path]:
     matching = {split: [entry for entry in entries if _names_split(entry, split)] for split in SPLITS}
     if not any(matching.values()):
         matching = {split: [entry for entry in entries if split in entry.name.lower()] for split in SPLITS}
-    found: dict[str, Path] = {}
+    splits: dict[str, Path] = {}
     for split, named in matching.items():
         if len(named) > 1:
-            raise InputError(f"{raw} has {len(named)} candidates for {split}: {_names(named)}; leave one")
-        if named and named[0] in found.values():
-            raise InputError(f"{named[0]} could be two splits by its name; name it after one of {', '.join(SPLITS)}")
+            raise InputError(f"{raw} has {len(named)} candidates for {split}: {_names(named)}; keep one of them")
+        if named and named[0] in splits.values():
+            raise InputError(f"the name of {named[0]} fits two splits; name it after one of {', '.join(SPLITS)}")
         if named:
-            found[split] = named[0]
+            splits[split] = named[0]
         elif split != "test":
+            content = f"only {_names(entries)}" if entries else "because it is empty"
             raise InputError(
-                f"{raw} has no {split} split, only {_names(entries) or 'nothing'}; "
-                f"cut the text into files or folders named *train*, *valid* and, if wanted, *test*"
+                f"{raw} has no {split} split, {content}; cut the text into files or folders named *train*, *valid* "
+                "and, optionally, *test*"
             )
-    return found
+    return splits
 
 
 def _names_split(entry: Path, split: str) -> bool:
-    # contest_rules.md is no test split.
+    # Words, not letters: contest_rules.md is not a test split.
     letter = r"[^\W\d_]"
     word = f"(?<!{letter}){split}(?:ing|ation)?(?:set|data)?(?!{letter})"
     return re.search(word, entry.name, re.IGNORECASE) is not None
@@ -79,7 +79,7 @@ def files_of(entry: Path) -> list[Path]:
         files = sorted(file for file in entry.iterdir() if not file.name.startswith("."))
     for file in files:
         if not file.is_file():
-            raise InputError(f"{file} is not a file; a split is one file or a folder that holds files only")
+            raise InputError(f"{file} is not a file; a split must be one file, or a folder that holds only files")
         refuse_archive(file)
         _refuse_name(file)
     if not files:
@@ -88,31 +88,25 @@ def files_of(entry: Path) -> list[Path]:
 
 
 def _refuse_name(path: Path) -> None:
-    # Names are printed, and noted in stats.json: a control character could do anything to a terminal, and what is not
-    # UTF-8 (a surrogate here) cannot be written.
+    # Names are printed and written to stats.json: a control character could do anything to a terminal, and a name
+    # that is not UTF-8 (it has surrogates in Python) cannot be written.
     if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path.name):
         raise InputError(f"the name {path.name!a} in {path.parent} is not plain UTF-8 text; rename it")
 
 
 def refuse_archive(file: Path) -> None:
-    """InputError if a file is an archive or compressed: none is unpacked here."""
+    """InputError if a file is an archive or compressed, since none is unpacked."""
     with file.open("rb") as stream:
         head = stream.read(512)
-    for kind, (place, sign) in ARCHIVES.items():
-        if head[place:].startswith(sign):
-            raise InputError(f"{file} is a {kind} file; unpack it, and give the folder with the text")
-
-
-def sha256(file: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    for archive, (offset, signature) in ARCHIVES.items():
+        if head[offset:].startswith(signature):
+            raise InputError(f"{file} is a {archive} file; unpack it, and give the folder with the text")
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """Lines without their end, which is LF or CRLF and nothing else; InputError where the file is not UTF-8.
+    """Lines without their end, which is LF or CRLF and nothing else; InputError if the file is not UTF-8.
 
-    A byte order mark at the start of a line goes: files that were joined have them inside.
+    Byte order marks at the start of a line are removed: joined files have some in the middle.
     """
     offset = 0
     # In binary, because text mode would also end a line at a stray CR and would not know the offset of an error.
@@ -126,10 +120,10 @@ def read_lines(file: Path) -> Iterator[str]:
                     "convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
                 ) from None
             if offset == 0 and "\r" in line and not line.endswith("\n"):
-                raise InputError(f"{file} ends its lines with CR alone; convert it, for example with tr '\\r' '\\n'")
+                raise InputError(f"{file} ends its lines with CR only; convert it, for example with tr '\\r' '\\n'")
             line = line.lstrip(BYTE_ORDER_MARK)
             offset += len(raw)
-            # A stray CR is a space: fairseq, which reads this text next, would take it for the end of a line.
+            # A stray CR becomes a space, because fairseq, which reads this text next, would end the line there.
             yield line.removesuffix("\n").removesuffix("\r").replace("\r", " ")
 
 
@@ -146,30 +140,28 @@ def clean(
         files: the files of a split, in order.
         text: file to write.
         rule: where documents start, one of DOCUMENT_RULES; None: the text is one document.
-        reserved: words that the text must not have.
-        progress: told the bytes of every file that was read.
+        reserved: words that the text must not contain.
+        progress: called with the size of every file that was read, in bytes.
 
     Returns:
-        lines, words (with one line end a line) and bytes of the text; and the numbers of the lines, from 0, at
+        lines, words (counting each line's end as one) and bytes of the text; and the numbers of the lines, from 0, at
         which documents start.
     """
     lines = words = 0
     has_text = False
-    marked = []  # the lines before which documents end, by the rules file and endoftext
+    marks = []  # the lines before which documents start, by the rules file and endoftext
     with text.open("w", encoding="utf-8", newline="\n") as out:
         for file in files:
             if rule == "file":
-                marked.append(lines)
+                marks.append(lines)
             for line in read_lines(file):
-                if rule == "endoftext" and END_OF_TEXT in line:
-                    if line != END_OF_TEXT:
-                        raise InputError(f"{file} has {END_OF_TEXT} in a line with other text; give it its own line")
-                    marked.append(lines)
+                if rule == "endoftext" and _is_end_of_text(line, file):
+                    marks.append(lines)
                     continue
                 in_line = line.split()
                 if not reserved.isdisjoint(in_line):
                     word = next(word for word in in_line if word in reserved)
-                    raise InputError(f"{file} has the word {word}, which fairseq keeps for itself; write it otherwise")
+                    raise InputError(f"{file} contains the word {word}, which fairseq reserves; replace it")
                 lines += 1
                 words += len(in_line) + 1
                 has_text = has_text or not is_blank(line)
@@ -177,30 +169,39 @@ def clean(
             progress(file.stat().st_size)
     if not has_text:
         raise InputError(f"{_names(files)} has no text; give a split that is not empty")
+    starts = _starts(files, text, rule, marks, lines)
+    return {"lines": lines, "words": words, "bytes": text.stat().st_size}, np.array(starts, dtype=np.int64)
 
+
+def _is_end_of_text(line: str, file: Path) -> bool:
+    if END_OF_TEXT in line and line != END_OF_TEXT:
+        raise InputError(f"{file} has {END_OF_TEXT} in a line with other text; put it on a line of its own")
+    return line == END_OF_TEXT
+
+
+def _starts(files: list[Path], text: Path, rule: str | None, marks: list[int], lines: int) -> list[int]:
     if rule in ("wikitext", "blank-line"):
         with text.open(encoding="utf-8", newline="\n") as written:
             starts = document_starts(written, rule)
         if not starts:
             raise InputError(f"{_names(files)} has no line ' = Title = ' between blank lines; give another --documents")
-    else:
-        if rule == "endoftext" and not marked:
-            raise InputError(f"{_names(files)} has no line {END_OF_TEXT}; give another --documents")
-        # A document without a line, such as an empty file, starts where the next one does, or behind the last line.
-        starts = sorted({0, *(start for start in marked if start < lines)})
-    return {"lines": lines, "words": words, "bytes": text.stat().st_size}, np.array(starts, dtype=np.int64)
+        return starts
+    if rule == "endoftext" and not marks:
+        raise InputError(f"{_names(files)} has no line {END_OF_TEXT}; give another --documents")
+    # A document without a line, such as an empty file, starts where the next one does, or after the last line.
+    return sorted({0, *(start for start in marks if start < lines)})
 
 
 def is_blank(line: str) -> bool:
-    """Whether a line shows nothing: white space and characters without width."""
+    """Whether a line shows nothing, since it has only white space and characters without width."""
     return BLANK.fullmatch(line) is not None
 
 
 def document_starts(lines: Iterable[str], rule: str) -> list[int]:
     """Numbers of the lines at which documents start, by the rule ``wikitext`` or ``blank-line``.
 
-    Blank lines at the head of the text belong to the first document, all others to the one that they follow. Text
-    before the first WikiText title is a document of its own. Without any title the list is empty.
+    Blank lines at the start of the text belong to the first document, all others to the document before them. Text
+    before the first WikiText title is a separate document. If no title occurs, the list is empty.
     """
     starts: list[int] = []
     titles = 0

@@ -1,4 +1,4 @@
-"""Batches of parallel streams in the order of the text, and where a checkpoint stands in them."""
+"""Batches of parallel streams in the order of the text, and the position of a checkpoint in them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
@@ -25,8 +25,8 @@ class Saved(NamedTuple):
 class StreamIterator(iterators.EpochBatchIterator):
     """The batches of one of ``num_shards`` ranks, nothing shuffled or dropped.
 
-    A checkpoint in the middle of an epoch holds what is remembered of each stream: without it the text would go on
-    from a past that was never read. At the end of an epoch there is none, since every stream begins anew.
+    A checkpoint in the middle of an epoch holds the memory of each stream: without it, training would resume in the
+    middle of texts whose start it has not read. At the end of an epoch there is none, since every stream starts over.
 
     Args:
         streams: the corpus in as many streams as all ranks have rows.
@@ -56,7 +56,7 @@ class StreamIterator(iterators.EpochBatchIterator):
 
     @property
     def _streams(self) -> dict[str, int]:
-        """What must be the same for a position in the streams to mean the same."""
+        """The settings on which the meaning of a position in the streams depends."""
         return {
             "--batch-size": self.dataset.num_streams // self.num_shards,
             "processes": self.num_shards,
@@ -76,17 +76,17 @@ class StreamIterator(iterators.EpochBatchIterator):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from ``state_dict``; InputError if it stands in the middle of other streams than these."""
+        """Continue from ``state_dict``; InputError if it is a position in the middle of other streams than these."""
         if state_dict.get("iterations_in_epoch", 0):
-            saved, here = state_dict.get("streams", {}), self._streams
+            saved, current = state_dict.get("streams", {}), self._streams
             if saved:
-                saved = {"--bptt-segments": 1} | saved  # which checkpoints of before do not say
-            differing = [name for name in saved if saved[name] != here.get(name)]
+                saved = {"--bptt-segments": 1} | saved  # missing in earlier checkpoints
+            differing = [name for name in saved if saved[name] != current.get(name)]
             if differing:
                 raise InputError(
-                    "the checkpoint stands in the middle of an epoch with "
-                    + ", ".join(f"{name} {saved[name]} (now {here.get(name)})" for name in differing)
-                    + ": resume with the same, or give --reset-dataloader to begin the text anew with an empty memory"
+                    "the checkpoint was saved in the middle of an epoch with "
+                    + ", ".join(f"{name} {saved[name]} (now {current.get(name)})" for name in differing)
+                    + "; resume with the same, or give --reset-dataloader to start the text over with an empty memory"
                 )
             if self.restore and state_dict.get("memory"):
                 memory = rows_of(state_dict["memory"], self.num_shards, self.shard_id)
@@ -99,8 +99,8 @@ def gather_rows(memory: Memory, group: Any, device: torch.device) -> Optional[Me
 
     Args:
         memory: of this rank; shapes are equal on all ranks.
-        group: the process group, which every rank of must call; None: this process is alone.
-        device: where the group's backend wants tensors.
+        group: the process group, all of whose ranks must call this; None: there is one process.
+        device: on which the group's backend needs tensors.
     """
     if group is None or dist.get_world_size(group) == 1:
         return {name: rows.cpu() for name, rows in memory.items()}

@@ -8,8 +8,6 @@ from fairseq.data import ConcatDataset, FairseqDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from torch import Tensor
 
-from fairseq_infformer.errors import InputError
-
 
 class TokenStream:
     """The tokens of lines of text, end to end.
@@ -42,17 +40,17 @@ class TokenStream:
             lines = lines.datasets[number]
         if not isinstance(lines, MMapIndexedDataset):
             return lines[line][start:stop].long()
-        # Its own way to a line copies all of it, and a corpus may be a single one.
-        place, dtype = int(lines._index._pointers[line]), np.dtype(lines._index.dtype)
-        tokens = np.frombuffer(lines._bin_buffer, dtype, stop - start, place + start * dtype.itemsize)
+        # Indexing it copies the whole line, and a corpus may be a single line.
+        offset, dtype = int(lines._index._pointers[line]), np.dtype(lines._index.dtype)
+        tokens = np.frombuffer(lines._bin_buffer, dtype, stop - start, offset + start * dtype.itemsize)
         return torch.from_numpy(tokens.astype(np.int64))
 
     def find(self, token: int, block: int = 1 << 20) -> np.ndarray:
-        """Offsets at which ``token`` stands, in order; ``block`` tokens are looked at together."""
-        found = [np.zeros(0, dtype=np.int64)]
+        """Offsets of ``token``, in order; the search reads ``block`` tokens at a time."""
+        offsets = [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(self), block):
-            found.append(start + np.flatnonzero(self.read(start, min(start + block, len(self))).numpy() == token))
-        return np.concatenate(found)
+            offsets.append(start + np.flatnonzero(self.read(start, min(start + block, len(self))).numpy() == token))
+        return np.concatenate(offsets)
 
 
 class StreamingDataset(FairseqDataset):
@@ -63,7 +61,7 @@ class StreamingDataset(FairseqDataset):
     segment k of stream s. A target is predicted from the tokens before it; the input of the first target of a
     document is ``eos``, so N + 1 tokens are read for N targets and no token of another document is seen.
 
-    Where ``answers`` are given, these alone are targets: the others are read, and ``pad`` stands in their place.
+    If ``answers`` are given, only their tokens are targets: all others are read too, but their targets are ``pad``.
 
     The dataset holds no state: item ``k * S + s`` is always the same segment.
 
@@ -72,7 +70,6 @@ class StreamingDataset(FairseqDataset):
         documents: offsets (D,) of the tokens that start a document, the first of them 0.
         tokens_per_sample: T.
         eos, pad: indices of the dictionary.
-        num_types: size of the dictionary.
         num_streams: S, at most the number of segments.
         answers: offsets (A, 2) at which answers start and stop, in order; absent: every token is a target.
     """
@@ -86,14 +83,13 @@ class StreamingDataset(FairseqDataset):
         tokens_per_sample: int,
         eos: int,
         pad: int,
-        num_types: int,
         *,
         num_streams: int = 1,
         answers: Optional[np.ndarray] = None,
     ) -> None:
         super().__init__()
         self.tokens, self.documents, self.tokens_per_sample = tokens, documents, tokens_per_sample
-        self.eos, self.pad, self.num_types, self.num_streams = eos, pad, num_types, num_streams
+        self.eos, self.pad, self.num_streams = eos, pad, num_streams
         self.answers = answers
         ends = np.append(documents[1:], len(tokens))
         counts = -(-(ends - documents) // tokens_per_sample)
@@ -105,7 +101,7 @@ class StreamingDataset(FairseqDataset):
         if not 1 <= num_streams <= self.num_segments:
             raise ValueError(
                 f"{num_streams} streams (batch size × ranks) are more than the {self.num_segments} segments of "
-                f"{tokens_per_sample} tokens that the data has; give a smaller --batch-size (--batch-size-valid for "
+                f"{tokens_per_sample} tokens in the data; give a smaller --batch-size (--batch-size-valid for "
                 "validation data) or --tokens-per-sample"
             )
         size, longer = divmod(self.num_segments, num_streams)
@@ -123,13 +119,17 @@ class StreamingDataset(FairseqDataset):
     def in_streams(self, num_streams: int) -> "StreamingDataset":
         """The same corpus in another number of streams."""
         return StreamingDataset(
-            *(self.tokens, self.documents, self.tokens_per_sample, self.eos, self.pad, self.num_types),
+            self.tokens,
+            self.documents,
+            self.tokens_per_sample,
+            self.eos,
+            self.pad,
             num_streams=num_streams,
             answers=self.answers,
         )
 
     def batches(self, num_shards: int) -> list[range]:
-        """The batches of all ranks, as fairseq deals them out: batch ``k * num_shards + r`` is rank r's k-th.
+        """The batches of all ranks, in the order fairseq assigns them: batch ``k * num_shards + r`` is rank r's k-th.
 
         Every rank has the same number of batches and always the same rows.
         """
@@ -152,15 +152,10 @@ class StreamingDataset(FairseqDataset):
         else:
             both = self.tokens.read(start - 1, start + length)
             source, target = both[:-1], both[1:]
-        if int(target.max()) >= self.num_types:
-            raise InputError(
-                f"the data holds token {int(target.max())}, the dictionary has {self.num_types} types: dict.txt "
-                "belongs to another corpus; binarise the data again"
-            )
         if self.answers is not None:
-            place = np.arange(start, start + length)
-            answer = np.searchsorted(self.answers[:, 0], place, side="right") - 1
-            inside = (answer >= 0) & (place < self.answers[answer, 1])
+            offset = np.arange(start, start + length)
+            answer = np.searchsorted(self.answers[:, 0], offset, side="right") - 1
+            inside = (answer >= 0) & (offset < self.answers[answer, 1])
             target = target.masked_fill(torch.from_numpy(~inside), self.pad)
         reset = number == 0 or bool(self.opens_document[segment])
         return {"id": index, "segment": number, "start": start, "source": source, "target": target, "reset": reset}
@@ -169,7 +164,7 @@ class StreamingDataset(FairseqDataset):
         """One segment of each row, padded on the right to T, with the offset (B,) in the corpus of its first token.
 
         ``lengths`` and ``reset`` are numpy arrays, which fairseq leaves on the host when it moves the batch to a
-        device: what is decided by them never waits for the device.
+        device, so that decisions based on them never wait for the device.
         """
         if not samples:
             return None
@@ -192,14 +187,14 @@ class StreamingDataset(FairseqDataset):
         }
 
     def _any_scored(self, number: int) -> bool:
-        """Whether any stream, of whatever rank, has a target in its segment of this number."""
+        """Whether any stream of any rank has a target in its segment of this number."""
         segments = self.stream_starts[number < self.stream_sizes] + number
         return bool(self.is_scored[segments].any())
 
     def _stack(self, rows: list[Tensor]) -> Tensor:
         batch = torch.full((len(rows), self.tokens_per_sample), self.pad)
-        for place, row in zip(batch, rows):
-            place[: len(row)] = row
+        for padded, row in zip(batch, rows):
+            padded[: len(row)] = row
         return batch
 
     def num_tokens(self, index: int) -> int:

@@ -20,7 +20,7 @@ def _set_defaults(args: Any, **defaults: Any) -> None:
 
 @register_model_architecture("infinite_former_lm", "infinite_former_lm_tiny")
 def infinite_former_lm_tiny(args: Any) -> None:
-    """Two layers that train in minutes on two CPU cores: the quickstart's."""
+    """Two layers that train in minutes on two CPU cores, as in the quickstart."""
     _set_defaults(
         args,
         decoder_embed_dim=128,
@@ -79,12 +79,12 @@ def infinite_former_lm_wt103(args: Any) -> None:
 
 @register_model_architecture("infinite_former_lm", "infinite_former_gpt2")
 def infinite_former_gpt2(args: Any) -> None:
-    """The paper's GPT-2 with a memory in every layer, for segments of 512: of the size of ``--gpt2``, or GPT-2 small.
+    """The paper's GPT-2 with a memory in every layer, for segments of 512; its sizes are ``--gpt2``'s or GPT-2 small's.
 
-    InputError if ``--gpt2`` is no folder of a GPT-2.
+    InputError if ``--gpt2`` is not the folder of a GPT-2.
     """
     folder, settings = getattr(args, "gpt2", None), gpt2.settings({})
-    # The settings in a checkpoint come through here too. They have it all, and the folder may be gone.
+    # This is also called with the settings in a checkpoint, which are complete; the folder may no longer exist.
     if folder is not None and not all(hasattr(args, name) for name in settings):
         settings = gpt2.read_settings(Path(folder))
     _set_defaults(
@@ -102,8 +102,8 @@ def infinite_former_gpt2(args: Any) -> None:
     )
 
 
-def _register_alike(arch: str, memory: str, set_size: Optional[Callable[[Any], None]] = None) -> None:
-    """Register an architecture that differs from one of the above in its long-term memory alone."""
+def _register_variant(arch: str, memory: str, set_size: Optional[Callable[[Any], None]] = None) -> None:
+    """Register an architecture that differs from one of the above only in its long-term memory."""
 
     def set_memory_and_size(args: Any) -> None:
         _set_defaults(args, long_term_memory=memory)
@@ -113,9 +113,9 @@ def _register_alike(arch: str, memory: str, set_size: Optional[Callable[[Any], N
     register_model_architecture("infinite_former_lm", arch)(set_memory_and_size)
 
 
-# The models that the ∞-former is measured against, in its sizes.
+# The models with which the ∞-former is compared, in the same sizes.
 for _name, _memory in (("transformer_xl_lm", "none"), ("compressive_transformer_lm", "compressive")):
-    _register_alike(_name, _memory)
-    _register_alike(f"{_name}_tiny", _memory, infinite_former_lm_tiny)
-    _register_alike(f"{_name}_sort", _memory, infinite_former_lm_sort)
-    _register_alike(f"{_name}_wt103", _memory, infinite_former_lm_wt103)
+    _register_variant(_name, _memory)
+    _register_variant(f"{_name}_tiny", _memory, infinite_former_lm_tiny)
+    _register_variant(f"{_name}_sort", _memory, infinite_former_lm_sort)
+    _register_variant(f"{_name}_wt103", _memory, infinite_former_lm_wt103)

@@ -9,11 +9,22 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import OmegaConf, open_dict
 
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import ACTIVATIONS
 from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES
 from fairseq_infformer.modules.memories.base import Registered
+
+# The least value of each size; the modules check those of their own settings.
+AT_LEAST = {
+    "decoder_embed_dim": 1,
+    "decoder_ffn_embed_dim": 1,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 1,
+    "max_target_positions": 1,
+    "stm_length": 0,
+}
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout")
 
 
 @dataclass
@@ -22,60 +33,73 @@ class InfiniteFormerConfig(FairseqDataclass):
     decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the feed-forward networks"})
     decoder_layers: int = field(default=6, metadata={"help": "number of layers"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "number of attention heads"})
-    activation_fn: ChoiceEnum(list(ACTIVATIONS)) = field(default="relu", metadata={"help": "feed-forward activation"})
+    activation_fn: ChoiceEnum(list(ACTIVATIONS)) = field(
+        default="relu", metadata={"help": "activation function of the feed-forward networks"}
+    )
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and sublayer outputs"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the feed-forward networks"})
     untie_embeddings: bool = field(
-        default=False, metadata={"help": "give the output layer weights of its own instead of the input embedding's"}
+        default=False, metadata={"help": "give the output layer its own weights, not the input embedding's"}
     )
-    adaptive_input: bool = field(default=False, metadata={"help": "embed rare words with fewer dimensions"})
+    adaptive_input: bool = field(default=False, metadata={"help": "embed rare words in fewer dimensions"})
     adaptive_input_cutoff: Optional[str] = field(
         default=None,
-        metadata={"help": "where the bands of the adaptive input start, e.g. 20000,60000 (default: the softmax's)"},
+        metadata={
+            "help": "numbers of the words at which the narrower bands of the adaptive input start, e.g. 20000,60000 "
+            "(default: those of --adaptive-softmax-cutoff)"
+        },
     )
-    adaptive_input_factor: float = field(default=4, metadata={"help": "each band is this much narrower"})
+    adaptive_input_factor: float = field(
+        default=4, metadata={"help": "each band of the adaptive input is so many times narrower than the last"}
+    )
     adaptive_softmax_cutoff: Optional[str] = field(
-        default=None, metadata={"help": "use the adaptive softmax, with bands that start at, e.g., 20000,60000"}
+        default=None,
+        metadata={"help": "use an adaptive softmax whose narrower bands start at these words, e.g. 20000,60000"},
     )
-    adaptive_softmax_factor: float = field(default=4, metadata={"help": "each band is this much narrower"})
-    adaptive_softmax_dropout: float = field(default=0, metadata={"help": "dropout in the adaptive softmax's bands"})
+    adaptive_softmax_factor: float = field(
+        default=4, metadata={"help": "each band of the adaptive softmax is so many times narrower than the last"}
+    )
+    adaptive_softmax_dropout: float = field(
+        default=0, metadata={"help": "dropout in the bands of the adaptive softmax"}
+    )
     checkpoint_activations: bool = field(
-        default=False, metadata={"help": "save memory: recompute each layer's activations in the backward pass"}
+        default=False, metadata={"help": "recompute each layer's activations in the backward pass, which saves memory"}
     )
     stm_length: int = field(
-        default=512, metadata={"help": "short-term memory: past hidden states each layer attends to; 0 for none"}
+        default=512,
+        metadata={"help": "short-term memory: number of past hidden states each layer attends to; 0 for none"},
     )
     position_encoding: ChoiceEnum(list(POSITION_ENCODINGS)) = field(
         default="xl",
         metadata={
-            "help": "in ordinary attention: xl (Transformer-XL's), rope (rotary), alibi (linear biases); learned: an "
-            "embedding of each place in the segment, added to that of the token (without short-term memory)"
+            "help": "position encoding of ordinary attention: xl (Transformer-XL's), rope (rotary), alibi (linear "
+            "biases), or learned (an embedding per position in the segment, added to the token's; needs --stm-length 0)"
         },
     )
     max_target_positions: int = field(
-        default=1024, metadata={"help": "learned positions: how many there are, the longest that a segment can be"}
+        default=1024,
+        metadata={"help": "with --position-encoding learned: number of positions, and so the longest possible segment"},
     )
-    attention_bias: bool = field(default=False, metadata={"help": "biases in attention's projections, as GPT-2 has"})
+    attention_bias: bool = field(
+        default=False, metadata={"help": "give the projections of attention biases, as in GPT-2"}
+    )
     no_scale_embedding: bool = field(
         default=False,
-        metadata={
-            "help": "take embeddings as they are, as GPT-2 does, instead of times √width; those of an adaptive input "
-            "always are"
-        },
+        metadata={"help": "do not multiply embeddings by √width, as in GPT-2; those of an adaptive input never are"},
     )
     gpt2: Optional[str] = field(
         default=None,
         metadata={
-            "help": "start from this pretrained GPT-2, a folder as Hugging Face publishes it; needed once, to train "
-            "from it: a checkpoint has all the weights"
+            "help": "start from the pretrained GPT-2 in this folder, as Hugging Face publishes it; not needed to "
+            "resume, since a checkpoint has all the weights"
         },
     )
     long_term_memory: str = field(
         default="continuous",
         metadata={
-            "help": "continuous, the ∞-former's; compressive, the Compressive Transformer's; none: a Transformer-XL; "
-            "or one that you have registered"
+            "help": "continuous (the ∞-former's), compressive (the Compressive Transformer's), none (a "
+            "Transformer-XL), or one that your plugin registers"
         },
     )
     ltm_layers: str = field(
@@ -84,8 +108,8 @@ class InfiniteFormerConfig(FairseqDataclass):
     ltm_ablation: ChoiceEnum(["none", *ABLATIONS]) = field(
         default="none",
         metadata={
-            "help": "for evaluation: zero: read nothing from the long-term memory; swap: read that of another row of "
-            "the process's batch, which goes on to remember its own text"
+            "help": "for evaluation: zero reads nothing from the long-term memory; swap reads the memory of another "
+            "row of the same process's batch"
         },
     )
 
@@ -95,15 +119,16 @@ class InfiniteFormerConfig(FairseqDataclass):
 
 def add_options(name: str) -> None:
     """Give ``InfiniteFormerConfig`` a field for each setting of the memory that is registered under ``name``."""
-    for setting, option in options_of(MEMORIES[name]).items():
-        InfiniteFormerConfig.__annotations__[option] = _type(setting)
-        default = _spelt(setting.default)
-        setattr(InfiniteFormerConfig, option, field(default=default, metadata={"help": setting.metadata["help"]}))
-    for known in fields(InfiniteFormerConfig):  # whose defaults stand where dataclass looks for their help
+    for setting, field_name in options_of(MEMORIES[name]).items():
+        InfiniteFormerConfig.__annotations__[field_name] = _type(setting)
+        metadata = {"help": setting.metadata["help"]}
+        setattr(InfiniteFormerConfig, field_name, field(default=_as_typed(setting.default), metadata=metadata))
+    # The decorator left defaults where it would look for the fields and their help.
+    for known in fields(InfiniteFormerConfig):
         if known.name in InfiniteFormerConfig.__annotations__:
             setattr(InfiniteFormerConfig, known.name, known)
-    for made in ("__init__", "__repr__", "__eq__", "__match_args__"):
-        delattr(InfiniteFormerConfig, made)
+    for generated in ("__init__", "__repr__", "__eq__", "__match_args__"):
+        delattr(InfiniteFormerConfig, generated)
     dataclass(InfiniteFormerConfig)
 
 
@@ -115,17 +140,12 @@ def options_of(registered: Registered) -> dict[Field, str]:
 def memory_settings(cfg: InfiniteFormerConfig, registered: Registered) -> Any:
     """The settings of a memory from those of the model; InputError names an option that cannot be read."""
     values = {}
-    for setting, option in options_of(registered).items():
-        value = plain(getattr(cfg, option))
-        if kinds := _numbers_in(setting):
-            value = tuple(numbers(value, kinds, spelt(option)))
+    for setting, field_name in options_of(registered).items():
+        value = plain(getattr(cfg, field_name))
+        if number_type := _numbers_in(setting):
+            value = tuple(numbers(value, number_type, option(field_name)))
         values[setting.name] = value
     return registered.settings(**values)
-
-
-def spelt(name: str) -> str:
-    """A setting's name as its option."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _type(setting: Field) -> Any:
@@ -139,7 +159,7 @@ def _numbers_in(setting: Field) -> Optional[type]:
     return typing.get_args(setting.type)[0] if typing.get_origin(setting.type) is tuple else None
 
 
-def _spelt(default: Any) -> Any:
+def _as_typed(default: Any) -> Any:
     return ",".join(map(str, default)) if isinstance(default, tuple) else default
 
 
@@ -147,63 +167,74 @@ def _spelt(default: Any) -> Any:
 
 
 def with_defaults(cfg: Any) -> Any:
-    """The settings of a named architecture, with the defaults of options that a checkpoint was saved without."""
-    missing = {option.name: option.default for option in fields(InfiniteFormerConfig) if option.name not in cfg}
+    """The settings of a named architecture, with the defaults of those that a checkpoint was saved without."""
+    missing = {known.name: known.default for known in fields(InfiniteFormerConfig) if known.name not in cfg}
     with open_dict(cfg) if OmegaConf.is_config(cfg) else nullcontext():
         for name, default in missing.items():
             setattr(cfg, name, default)
     return cfg
 
 
-def numbers(text: str, kind: type, option: str) -> list:
-    """The numbers in ``text``, with commas between; InputError names the option."""
+def numbers(text: str, number_type: type, option_name: str) -> list:
+    """The numbers in ``text``, which are separated by commas; InputError names the option."""
     try:
-        return [kind(number) for number in text.split(",")]
+        return [number_type(number) for number in text.split(",")]
     except ValueError:
-        raise InputError(f"{option} takes numbers with commas between, got {text!r}") from None
-
-
-def bands(text: str, num_types: int, option: str, embed_dim: int, factor: float) -> list[int]:
-    """Where the bands of an adaptive input or softmax start; InputError if they leave a band no width or no words."""
-    cutoffs = numbers(text, int, option)
-    if not 1 <= factor <= embed_dim ** (1 / len(cutoffs)):
-        raise InputError(
-            f"{option.replace('cutoff', 'factor')} {factor:g} leaves no width of {embed_dim} to band {len(cutoffs)}; "
-            f"give one in 1..{embed_dim ** (1 / len(cutoffs)):.3g}"
-        )
-    if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, num_types])):
-        raise InputError(f"{option} must rise and stay below the {num_types} types of the dictionary, got {text}")
-    return cutoffs
+        raise InputError(f"{option_name} must be numbers separated by commas, got {text!r}") from None
 
 
 def check_settings(cfg: InfiniteFormerConfig) -> None:
-    """InputError if a setting has a value that its option would not take, such as one of --model-overrides."""
-    for option in fields(InfiniteFormerConfig):
-        if not takes(option.type, value := getattr(cfg, option.name)):
-            raise InputError(f"{spelt(option.name)} must be {described(option.type)}, got {plain(value)!r}")
+    """InputError names a setting with a wrong value, or two that do not go together.
+
+    The values of a memory's settings are checked when it is built.
+    """
+    for known in fields(InfiniteFormerConfig):  # --model-overrides may give values that no option would take
+        if not takes(known.type, value := getattr(cfg, known.name)):
+            raise InputError(f"{option(known.name)} must be {described(known.type)}, got {plain(value)!r}")
+    for name, least in AT_LEAST.items():
+        if (value := getattr(cfg, name)) < least:
+            raise InputError(f"{option(name)} must be {least} or more, got {value}")
+    for name in DROPOUTS:
+        if not 0 <= (value := getattr(cfg, name)) < 1:
+            raise InputError(f"{option(name)} must lie in [0, 1), got {value}")
+    width, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
+    if width % heads:
+        raise InputError(
+            f"--decoder-embed-dim must be a multiple of --decoder-attention-heads, got {width} and {heads}"
+        )
+    if str(cfg.position_encoding) == "rope" and width // heads % 2:
+        raise InputError(
+            "--position-encoding rope rotates pairs of channels, so --decoder-embed-dim / --decoder-attention-heads "
+            f"must be even, got {width} / {heads}"
+        )
+    if str(cfg.position_encoding) == "learned" and cfg.stm_length:
+        raise InputError(
+            "--position-encoding learned starts over in every segment, so a short-term memory would repeat positions; "
+            f"give --stm-length 0 instead of {cfg.stm_length}"
+        )
 
 
-def takes(kind: Any, value: Any) -> bool:
+def takes(value_type: Any, value: Any) -> bool:
     """Whether a value is of the type of a configuration's field."""
-    if options := typing.get_args(kind):  # of Optional
-        return any(takes(option, value) for option in options)
-    if issubclass(kind, Enum):
-        return plain(value) in [choice.value for choice in kind]
-    return type(value) is kind or (kind is float and type(value) is int)
+    if alternatives := typing.get_args(value_type):  # of Optional
+        return any(takes(alternative, value) for alternative in alternatives)
+    if issubclass(value_type, Enum):
+        return plain(value) in [choice.value for choice in value_type]
+    return type(value) is value_type or (value_type is float and type(value) is int)
 
 
-def described(kind: Any) -> str:
+def described(value_type: Any) -> str:
     """The values that a field of this type takes, in words."""
-    if options := typing.get_args(kind):
-        return " or ".join(map(described, options))
-    if issubclass(kind, Enum):
-        return f"one of {', '.join(choice.value for choice in kind)}"
+    if alternatives := typing.get_args(value_type):
+        return " or ".join(map(described, alternatives))
+    if issubclass(value_type, Enum):
+        return f"one of {', '.join(choice.value for choice in value_type)}"
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
-    return words[kind]
+    return words[value_type]
 
 
 def plain(value: Any) -> Any:
-    """A choice as its text, anything else as it is."""
+    """A choice as its text, anything else unchanged."""
     return value.value if isinstance(value, Enum) else value
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import FairseqDecoder
-from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -20,8 +19,9 @@ from fairseq_infformer.modules.memories import Figure
 from fairseq_infformer.modules.replay import replay, unroll
 
 from . import memory_format
-from .configuration import InfiniteFormerConfig, bands
-from .memory_slot import MemorySlot, next_slot
+from .configuration import InfiniteFormerConfig
+from .stream_memory import StreamMemory, next_memory
+from .vocabulary_layers import adaptive_softmax, output_projection, position_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,8 @@ logger = logging.getLogger(__name__)
 class InfiniteFormerDecoder(FairseqDecoder):
     """Embeds a segment, passes it through the layers, and keeps their memory for the next one.
 
-    The memory of training and that of evaluation are kept apart. They are committed once per segment: a forward
-    pass that comes with the number of the segment it has just seen, or of the first one of the update, starts from
-    the memory before it.
+    The memory of training and that of evaluation are separate. Each is committed once per segment: if a segment is
+    passed again, or the first segment of the update, the forward pass starts from the memory before it.
     """
 
     def __init__(
@@ -45,37 +44,16 @@ class InfiniteFormerDecoder(FairseqDecoder):
         self.cfg = cfg
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if cfg.adaptive_input or cfg.no_scale_embedding else cfg.decoder_embed_dim**0.5
-        self.embed_positions: Optional[nn.Embedding] = None
-        if str(cfg.position_encoding) == "learned":
-            self.embed_positions = nn.Embedding(cfg.max_target_positions, cfg.decoder_embed_dim)
-            nn.init.normal_(self.embed_positions.weight, std=cfg.decoder_embed_dim**-0.5)
+        self.embed_positions = position_embedding(cfg)
         self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(cfg.decoder_embed_dim)
-        self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
+        self.adaptive_softmax = adaptive_softmax(cfg, dictionary, embed_tokens)
         self.output_projection: Optional[nn.Linear] = None
-        if cfg.adaptive_softmax_cutoff is not None:
-            tied = cfg.adaptive_input and not cfg.untie_embeddings
-            self.adaptive_softmax = AdaptiveSoftmax(
-                len(dictionary),
-                cfg.decoder_embed_dim,
-                bands(
-                    *(cfg.adaptive_softmax_cutoff, len(dictionary), "--adaptive-softmax-cutoff"),
-                    *(cfg.decoder_embed_dim, cfg.adaptive_softmax_factor),
-                ),
-                cfg.adaptive_softmax_dropout,
-                cfg.adaptive_softmax_factor,
-                embed_tokens if tied else None,
-                tie_proj=tied,
-            )
-        else:
-            self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
-            if cfg.untie_embeddings:
-                nn.init.normal_(self.output_projection.weight, std=cfg.decoder_embed_dim**-0.5)
-            else:
-                self.output_projection.weight = embed_tokens.weight
-        self.slots: dict[bool, MemorySlot] = {}  # by self.training
+        if self.adaptive_softmax is None:
+            self.output_projection = output_projection(cfg, dictionary, embed_tokens)
+        self.streams: dict[bool, StreamMemory] = {}  # by self.training
         self.num_updates: Optional[int] = None
-        # A checkpoint used with another dictionary of the same size would be scored without a word.
+        # Without it, a checkpoint would be scored with another dictionary of the same size, and nobody would notice.
         self.register_buffer("dictionary_checksum", torch.tensor(dictionary_checksum(dictionary), dtype=torch.int64))
 
     def forward(
@@ -100,23 +78,26 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 None: all of one segment.
             reset: (B,) or (B, K) bool, on the host: the rows that start with an empty memory; None: all of segment 0.
             scored: (B, K · T) bool: the n positions whose next words are wanted, None: all. An output layer costs as
-                much as several others, and where answers alone are scored most of it would be thrown away.
+                much as several others, and if only answers are scored, most of that would be wasted.
             replayed: keep the activations of one segment at a time, see ``modules.replay``.
             features_only: leave out the output layer.
 
         Returns:
             logits (B, K · T, V), or features (B, K · T, C) under the adaptive softmax or with ``features_only``; with
-            ``scored`` (n, V) or (n, C), row after row; and a dict: ``attn`` (None) and ``figures``, those of each
-            layer's read, see ``LongTermMemory.figures``.
+            ``scored`` (n, V) or (n, C), in the order of the rows. And a dict: ``attn`` (None) and ``figures``, those of
+            each layer's read, see ``LongTermMemory.figures``.
+
+        Raises:
+            InputError: if there is no ``segment``, or a row cannot continue or read another's memory.
         """
         if segment is None:
             raise InputError(
-                "the batch carries no stream information, so its memory cannot be right: give "
+                "the batch does not say which segment of its streams it is, so its memory would be wrong; give "
                 "--task streaming_language_modeling"
             )
         rows, width = src_tokens.shape
         if rows == 1 and self.cfg.ltm_ablation == "swap":
-            raise InputError("swap reads the memory of another row of the batch: give --batch-size 2 or more")
+            raise InputError("swap reads the memory of another row, but the batch has one; give --batch-size 2 or more")
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
         features, figures = self.extract_features(src_tokens, segment, lengths, reset, replayed)
@@ -142,7 +123,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
         after, outputs = (replay if replayed and torch.is_grad_enabled() else unroll)(self._segment, before, inputs)
         update = self.num_updates if self.training else None
         after = tuple(state.detach() for state in after)
-        self.slots[self.training] = next_slot(self.slots.get(self.training), segment, before, after, update)
+        self.streams[self.training] = next_memory(self.streams.get(self.training), segment, before, after, update)
         features, figures = zip(*outputs)
         return torch.cat(features, dim=1), [joined(layer) for layer in zip(*figures)]
 
@@ -175,7 +156,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embed_tokens(tokens) * self.embed_scale
-        if self.cfg.adaptive_input:  # DDP waits for the gradients of a band, whether the batch has a word of it or not
+        if self.cfg.adaptive_input:  # DDP waits for the gradients of every band, with words or without
             x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
         if self.embed_positions is not None:
             self.check_length(tokens.shape[1])
@@ -183,52 +164,53 @@ class InfiniteFormerDecoder(FairseqDecoder):
         return x
 
     def set_num_updates(self, num_updates: int) -> None:
-        """fairseq tells before every forward pass of training which update the segment belongs to."""
+        """Note which update the next segments belong to; fairseq calls this before every forward pass of training."""
         self.num_updates = num_updates
 
     def _memory_before(self, segment: int, reset: Tensor) -> tuple[LayerState, ...]:
         x = self.final_norm.weight.new_zeros(len(reset), 1, self.cfg.decoder_embed_dim)
-        slot = self.slots.get(self.training)
-        if slot is None or bool(reset.all()):
+        memory = self.streams.get(self.training)
+        if memory is None or bool(reset.all()):
             if not bool(reset.all()):
-                logger.warning(f"nothing is remembered of the text before segment {segment}: the memory starts empty")
+                logger.warning(f"there is no memory of the text before segment {segment}: the memory starts empty")
             return tuple(layer.initial_state(x) for layer in self.layers)
-        states = slot.start_of(segment)
+        states = memory.start_of(segment)
         if states is None:
             logger.warning(
-                f"the memory ends with segment {slot.segment} and the batch is segment {segment}: what lies between "
-                "was not read, so the memory starts empty"
+                f"the memory ends with segment {memory.segment}, but the batch is segment {segment}: the memory starts "
+                "empty, because the segments in between were not read"
             )
             return tuple(layer.initial_state(x) for layer in self.layers)
         rows = states[0].recent.hidden.shape[0]
         if rows != x.shape[0]:
             raise InputError(
-                f"the memory has {rows} rows and the batch {x.shape[0]}: a stream cannot go on with another batch size"
+                f"the memory has {rows} rows, but the batch has {x.shape[0]}; streams can continue only with the batch "
+                "size they started with"
             )
         return states
 
     def memory_state(self) -> dict[str, Tensor]:
-        """What training remembers after its last segment, see ``memory_format``."""
-        slot = self.slots.get(True)
-        return {} if slot is None else memory_format.tensors_of(slot.after)
+        """The memory of training after its last segment, see ``memory_format``."""
+        memory = self.streams.get(True)
+        return {} if memory is None else memory_format.tensors_of(memory.after)
 
     @torch.no_grad()
     def load_memory_state(self, memory: dict[str, Tensor], number: int = memory_format.MEMORY_FORMAT) -> None:
         """Let training continue from what ``memory_state`` returned, in the format of this number.
 
         Raises:
-            InputError: if another kind of model, or a later version, wrote it.
+            InputError: if a different model, or a later version, wrote it.
         """
         rows = next(iter(memory.values())).shape[0]
         x = self.final_norm.weight.new_zeros(rows, 1, self.cfg.decoder_embed_dim)
         one, new = torch.ones(rows, dtype=torch.int64), torch.ones(rows, dtype=torch.bool)
         empty = tuple(layer.initial_state(x) for layer in self.layers)
-        # A segment of one place shows how the states are built, whatever memory the layers have.
+        # A segment of one token gives states like those to load, whatever memory the layers have.
         *_, like = self._through_layers(x, one, new, empty)
-        self.slots[True] = MemorySlot(None, memory_format.states_from(memory, number, like, empty))
+        self.streams[True] = StreamMemory(None, memory_format.states_from(memory, number, like, empty))
 
     def max_positions(self) -> int:
-        """The longest that a segment can be: any length, unless positions are learned."""
+        """The longest possible segment: of any length, unless positions are learned."""
         return 2**31 - 1 if self.embed_positions is None else self.embed_positions.num_embeddings
 
     def check_length(self, tokens: int) -> None:
@@ -236,7 +218,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
         if tokens > self.max_positions():
             raise InputError(
                 f"the model has {self.max_positions()} learned positions, too few for segments of {tokens} tokens; "
-                "give a smaller --tokens-per-sample"
+                f"give --tokens-per-sample {self.max_positions()} or less"
             )
 
 
@@ -249,5 +231,5 @@ def joined(segments: Sequence[dict[str, Figure]]) -> dict[str, Figure]:
 
 
 def dictionary_checksum(dictionary: Dictionary) -> int:
-    """A number that differs for dictionaries with other words, or the same in another order."""
+    """A number that differs between dictionaries with different words, or with the same words in another order."""
     return zlib.crc32("\n".join(dictionary.symbols).encode())

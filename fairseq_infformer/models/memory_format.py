@@ -1,4 +1,4 @@
-"""What a checkpoint holds of the memory of all layers: tensors by name, in a format with a number."""
+"""The memory of all layers as a checkpoint holds it: tensors by name, in a numbered format."""
 
 import re
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from fairseq_infformer.modules.layers import LayerState
 from fairseq_infformer.modules.state import named_tensors, with_tensors
 
 MEMORY_FORMAT = 1
-BEGIN_ANEW = "give --reset-dataloader to begin the text anew"
+START_OVER = "give --reset-dataloader to start the text over with an empty memory"
 
-# In format 0, names were paths of attributes, such as "[0].recent.hidden". What a compressive memory keeps for the next
-# write was not there yet, and every layer had the lengths of a read.
+# In format 0, names were paths of attributes, such as "[0].recent.hidden". A compressive memory did not yet keep
+# vectors for the next write, and every layer had the lengths of a read.
 FORMAT_0 = re.compile(r"\[(\d+)\]\.(.*)")
 PARTS_OF_FORMAT_0 = {
     "recent.": "short_term.",
@@ -37,18 +37,18 @@ def tensors_of(states: Sequence[LayerState]) -> dict[str, Tensor]:
 def states_from(
     tensors: dict[str, Tensor], number: int, like: Sequence[LayerState], empty: Sequence[LayerState]
 ) -> tuple[LayerState, ...]:
-    """The memory of all layers from what ``tensors_of`` returned; InputError if another kind of model wrote it.
+    """The memory of all layers from what ``tensors_of`` returned; InputError if a different model wrote it.
 
     Args:
         number: the format of ``tensors``.
-        like: states as the layers have them after a segment. empty: states before any text, of which comes what an
-            earlier format did not have.
+        like: states as the layers have them after a segment.
+        empty: states before any text, which supply what an earlier format lacks.
     """
     wanted = tensors_of(like).keys()
     if number > MEMORY_FORMAT:
         raise InputError(
-            f"the checkpoint's memory is of format {number}, this version reads up to {MEMORY_FORMAT}: use the version "
-            f"that wrote it, or {BEGIN_ANEW}"
+            f"the checkpoint's memory has format {number}, but this version reads up to {MEMORY_FORMAT}; use the "
+            f"version that wrote it, or {START_OVER}"
         )
     if number == 0:
         added = {name: tensor for name, tensor in tensors_of(empty).items() if name.endswith(NOT_IN_FORMAT_0)}
@@ -56,15 +56,15 @@ def states_from(
         tensors = {name: tensors[name] for name in tensors if name in wanted or not name.endswith("report.lengths")}
     if differing := sorted(tensors.keys() ^ wanted):
         raise InputError(
-            f"checkpoint and model differ in what they remember ({', '.join(differing)}): resume with the settings of "
-            f"the run that wrote it, or {BEGIN_ANEW}"
+            f"the memories of checkpoint and model differ ({', '.join(differing)}); resume with the settings that the "
+            f"checkpoint was trained with, or {START_OVER}"
         )
     return tuple(with_tensors(state, tensors, f"layers.{layer}.") for layer, state in enumerate(like))
 
 
 def _renamed(name: str) -> str:
-    found = FORMAT_0.fullmatch(name)
+    path = FORMAT_0.fullmatch(name)
     for old, new in PARTS_OF_FORMAT_0.items():
-        if found and found[2].startswith(old):
-            return f"layers.{found[1]}.{new}{found[2].removeprefix(old)}"
+        if path and path[2].startswith(old):
+            return f"layers.{path[1]}.{new}{path[2].removeprefix(old)}"
     return name

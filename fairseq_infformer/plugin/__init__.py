@@ -1,6 +1,6 @@
-"""All that touches fairseq's inside, installed once when this package is imported.
+"""Everything that changes fairseq's behaviour, installed once when this package is imported.
 
-fairseq imports it with ``fairseq_infformer``'s tasks and models. A plugin of one's own begins with
+fairseq imports it with ``fairseq_infformer``'s tasks and models. A user's own plugin must begin with
 ``import fairseq_infformer.plugin``.
 """
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Some modules of fairseq configure the root logger as they are imported; that is up to the program."""
+    """Leave the root logger to the program; some modules of fairseq configure it when they are imported."""
     root, disabled = logging.getLogger(), logging.root.manager.disable
     level, handlers = root.level, root.handlers[:]
     logging.disable(max(disabled, logging.INFO))
@@ -30,7 +30,7 @@ with _quiet_import():
 
 
 def install() -> None:
-    """Patch and hook fairseq, in this order; importing this package has done it."""
+    """Patch and hook fairseq, in this order; importing this package calls it."""
     patches.allow_configurations()
     patches.silence_pinned_memory()
     patches.allow_cpu_ddp()
@@ -39,7 +39,7 @@ def install() -> None:
     patches.average_weights_once()
     checkpoint_files.replace_checkpoints_whole()
     checkpoint_files.explain_unreadable_checkpoints()
-    checkpoint_files.refuse_partial_resume()  # after the one before, which would explain its errors once more
+    checkpoint_files.refuse_partial_resume()  # must follow the line above, which would explain its errors once more
     hooks.check_before_run()
     hooks.check_before_hydra_run()
     hooks.explain_missing_values()

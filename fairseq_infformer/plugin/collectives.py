@@ -1,4 +1,4 @@
-"""What the processes of a run do together: meet, part, add up."""
+"""What the processes of one run do together: join a group, add up results, leave the group."""
 
 import gc
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.nn.functional  # before there is a group: see leave
+import torch.distributed.nn.functional  # before a group exists: see shutdown
 from fairseq.distributed import utils as distributed_utils
 from torch import distributed as dist
 
@@ -19,8 +19,8 @@ from .launch import ALONE, Launch, launched
 
 
 @contextmanager
-def together() -> Iterator[Launch]:
-    """Join the processes of this launch, if there are any, for sums over them on the host."""
+def process_group() -> Iterator[Launch]:
+    """Join the other processes of this launch, if it has any, for sums over them on the host."""
     launch = launched()
     if launch is None:
         yield ALONE
@@ -29,45 +29,46 @@ def together() -> Iterator[Launch]:
     if launch.rank:
         logging.getLogger().setLevel(logging.WARNING)
     try:
-        with _in_one_line():
+        with _explained_losses():
             yield launch
     finally:
-        leave()
+        shutdown()
 
 
-def run_together(main: Callable, cfg: Any, **more: Any) -> None:
-    """Run fairseq's ``main``; InputError where it is lost because another process of the run has ended.
+def run_main(main: Callable, cfg: Any, **more: Any) -> None:
+    """Run fairseq's ``main``; InputError if it fails because another process of the run has ended.
 
-    fairseq makes a group of its own when it first needs it. A process that comes there when another has failed before
-    would wait for it for half an hour; those of groups that stand see at once that it is gone.
+    fairseq creates a group of its own when it first needs one. If another process has failed before that, the others
+    would wait for it for half an hour; processes that already share a group notice at once. So it is created first.
     """
     if dist.is_initialized():
         distributed_utils.get_global_group()
-    with _in_one_line():
+    with _explained_losses():
         main(cfg, **more)
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
+def _explained_losses() -> Iterator[None]:
+    """InputError if a collective fails because another process cannot be reached."""
     try:
         yield
     except RuntimeError as error:
-        # gloo's errors are of no kind of their own; NCCL's are of one for all that can go wrong.
+        # gloo raises plain RuntimeErrors, and NCCL one type for everything that can go wrong, so the text decides.
         lost = re.search(r"gloo/.*(Connection|[Tt]imed out|timeout)|remote process exited", str(error))
         if not (lost or isinstance(error, (dist.DistNetworkError, dist.DistStoreError))):
             raise
         raise InputError(
-            "another process of this run has ended or cannot be reached, so this one ends too; its output says why"
+            "another process of this run has ended or cannot be reached, so this one ends too; see the other's output"
         ) from error
 
 
-def leave() -> None:
-    """Part from the other processes, if there are any; each must have come to its end.
+def shutdown() -> None:
+    """Destroy the process group, if there is one; every process must have finished its work.
 
-    gloo's threads end with the last reference to their group. One that outlives Python aborts the process at its very
-    end, now and then ("terminate called without an active exception", pytorch issue 190489). fairseq keeps a group of
-    its own. torch.distributed.nn.functional keeps the group that there is when it is imported, by torch.compile or a
-    custom operator, as a default argument: it is imported above, before there is one.
+    A thread of gloo ends with the last reference to its group. If one outlives Python, it sometimes aborts the process
+    at exit ("terminate called without an active exception", pytorch issue 190489). Two references are easily missed:
+    fairseq keeps a group of its own, and torch.distributed.nn.functional keeps the group that exists when it is
+    imported (by torch.compile or a custom operator) as a default argument. So it is imported above, before any exists.
     """
     if dist.is_initialized():
         vars(distributed_utils.get_global_group).pop("_global_group", None)

@@ -1,4 +1,4 @@
-"""What fairseq 0.12 lacks on today's torch, or gets wrong: each patch names its cause, and goes when that goes."""
+"""Repairs of fairseq 0.12 and of its use of today's torch: each patch names its cause, and can go when that goes."""
 
 import argparse
 import builtins
@@ -7,6 +7,7 @@ import enum
 import functools
 import logging
 import warnings
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,12 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def allow_configurations() -> None:
-    """Let ranks other than the first resume, and checkpoints of any optimizer be read.
+    """Let every rank resume, and read the checkpoints of every optimizer.
 
-    Since torch 2.6, torch.load refuses the configuration that is in fairseq's checkpoints and in what the first rank
-    sends of them to the others: of OmegaConf's types, or a Namespace for an optimizer of fairseq's older kind, such
-    as sgd. What it holds beside tensors runs no code when it is read, so it is named as safe, instead of loading
-    everything as unsafe pickles.
+    Since torch 2.6, torch.load refuses the configuration in fairseq's checkpoints, and in what the first rank sends of
+    them to the others. It consists of OmegaConf's types, or of a Namespace if the optimizer is one of fairseq's older
+    ones, such as sgd. Reading these types executes no code, so they are declared safe, and nothing else is.
     """
     plain = [Any, collections.defaultdict, *(getattr(builtins, name) for name in ("dict", "list", "int", "set"))]
     configuration = [
@@ -42,14 +42,18 @@ def allow_configurations() -> None:
         listconfig.ListConfig,
         base.ContainerMetadata,
         base.Metadata,
-        *(kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, base.Node)),
+        *_subclasses(nodes, base.Node),
     ]
-    choices = [kind for kind in vars(constants).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+    choices = _subclasses(constants, enum.Enum)
     torch.serialization.add_safe_globals(plain + configuration + choices + [distributed_utils._TensorPlaceholder])
 
 
+def _subclasses(module: ModuleType, base_class: type) -> list[type]:
+    return [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base_class)]
+
+
 def silence_pinned_memory() -> None:
-    """Without a GPU, torch warns at every loader that fairseq asks for pinned memory, which nobody chose."""
+    """Silence a warning about a setting that no user chose: fairseq asks for pinned memory even without a GPU."""
     if not torch.cuda.is_available():
         warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
 
@@ -57,22 +61,23 @@ def silence_pinned_memory() -> None:
 def allow_cpu_ddp() -> None:
     """Let ``--ddp-backend pytorch_ddp``, fairseq's default, and its other name c10d wrap a model on a CPU.
 
-    fairseq names a GPU in any case, which torch refuses for such a model.
+    fairseq always names a GPU, which torch refuses for such a model.
     """
     wrap = distributed_fairseq_model.DistributedDataParallel
 
-    def wrap_where_it_is(module: nn.Module, **options: Any) -> nn.Module:
+    def wrap_on_its_device(module: nn.Module, **options: Any) -> nn.Module:
         if next(module.parameters()).device.type == "cpu":
             options |= {"device_ids": None, "output_device": None}
         return wrap(module, **options)
 
-    distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
+    distributed_fairseq_model.DistributedDataParallel = wrap_on_its_device
 
 
 def find_validation_splits() -> None:
-    """Refuse in one line to train where a validation split would be ignored, and take no other file for a split.
+    """Refuse in one line to ignore a validation split, and take no other file for a split.
 
-    fairseq takes every file valid….… with a digit for one, such as valid1.documents.npy, and ends in a traceback.
+    fairseq takes every file named valid….… with a digit for a split, even valid1.documents.npy, and ends in a
+    traceback.
     """
     find, check = data_utils._find_extra_valid_paths, data_utils.raise_if_valid_subsets_unintentionally_ignored
 
@@ -92,21 +97,21 @@ def find_validation_splits() -> None:
 
 
 def keep_float32_weights() -> None:
-    """Let a training with ``--fp16`` or ``--bf16`` go on exactly.
+    """Let training with ``--fp16`` or ``--bf16`` resume exactly.
 
-    Of such a training fairseq saves the weights as its model has them, rounded; those that its optimizer changes are
-    float32. Of the scaler of losses it saves the scale, not when that was changed last.
+    fairseq saves the rounded weights of the model, not the float32 weights that its optimizer updates. Of the loss
+    scaler it saves the scale, not when the scale was last changed.
     """
-    for kind in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
-        _keep_in_checkpoints(kind)
+    for optimizer in (fp16_optimizer._FP16OptimizerMixin, fp16_optimizer._MemoryEfficientFP16OptimizerMixin):
+        _keep_in_checkpoints(optimizer)
 
 
-def _keep_in_checkpoints(kind: type) -> None:
-    save, load = kind.state_dict, kind.load_state_dict
+def _keep_in_checkpoints(optimizer: type) -> None:
+    save, load = optimizer.state_dict, optimizer.load_state_dict
     counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
 
     def weights(self: Any) -> list[Tensor]:
-        kept = getattr(self, "fp32_params", [])  # with flat gradients one tensor for each device, else as the model's
+        kept = getattr(self, "fp32_params", [])  # with flat gradients one tensor per device, else as the model's
         return list(kept.values()) if isinstance(kept, dict) else kept
 
     @functools.wraps(save)
@@ -122,19 +127,18 @@ def _keep_in_checkpoints(kind: type) -> None:
         for name in scaler if self.scaler is not None else ():
             setattr(self.scaler, name, scaler[name])
         if kept is None and weights(self):
-            logger.warning("the checkpoint has no float32 weights: training goes on from those of its half precision")
+            logger.warning("the checkpoint has no float32 weights: training continues from its half-precision weights")
         for weight, value in zip(weights(self), kept or ()):
             weight.data.copy_(value)
 
-    kind.state_dict, kind.load_state_dict = state_dict, load_state_dict
+    optimizer.state_dict, optimizer.load_state_dict = state_dict, load_state_dict
 
 
 def average_weights_once() -> None:
-    """Let ``--store-ema`` average the weights, each of them once an update.
+    """Let ``--store-ema`` average the weights, each of them once per update.
 
-    fairseq averages all that is in a model's state: buffers too, where whole numbers end in an error, and weights with
-    two names, as tied embeddings have, twice. It counts the updates for ``--ema-update-freq`` from the start of its
-    process.
+    fairseq averages everything in a model's state: buffers too, which fails for integers, and weights with two names,
+    such as tied embeddings, twice. It counts the updates for ``--ema-update-freq`` from the start of the process.
     """
 
     @torch.no_grad()

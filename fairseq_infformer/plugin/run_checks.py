@@ -1,4 +1,4 @@
-"""Settings of a run that fairseq would find wrong late, in a traceback, or never."""
+"""Run settings that fairseq would report late, as a traceback, or not at all."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from fairseq.models import MODEL_REGISTRY
 from fairseq.utils import split_paths
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LOGGED
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.memories import MEMORIES
 
 FROM_THE_START = "checkpoint_last.pt"  # fairseq's default of --restore-file, which need not exist
@@ -24,12 +24,12 @@ AT_LEAST = (
     ("ema", "ema_update_freq", 1),
 )
 
-# Each leaves out a part of the text, of which every token is to be a target once.
-LEAVES_OUT = (("optimization", "skip_remainder_batch"), ("dataset", "max_valid_steps"))
+# Each skips a part of the text, although every token must be a target once.
+SKIP_TEXT = (("optimization", "skip_remainder_batch"), ("dataset", "max_valid_steps"))
 
 
 def check_run(cfg: Any, command: str) -> None:
-    """Look at the configuration of one of fairseq's commands; InputError before any work.
+    """Check the configuration of one of fairseq's commands; InputError before any work.
 
     Args:
         cfg: the whole configuration, as fairseq gives it to ``call_main``.
@@ -50,43 +50,43 @@ def refuse_generation(cfg: Any) -> None:
     models = [checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model for path in paths]
     if cfg.task._name == "streaming_language_modeling" or any("long_term_memory" in model for model in models):
         raise InputError(
-            "this version cannot generate text, only train on it and score it, with fairseq-eval-lm or infformer-eval"
+            "this version cannot generate text; it trains, and scores text with fairseq-eval-lm or infformer-eval"
         )
 
 
 def _common_mistakes(cfg: Any) -> Iterator[str]:
     for name in ("batch_size", "batch_size_valid"):
         if (size := cfg.dataset[name]) is not None and size < 1:
-            yield f"--{name.replace('_', '-')} must be 1 or more, got {size}"
+            yield f"{option(name)} must be 1 or more, got {size}"
     if cfg.dataset.num_workers < 0:
         yield f"--num-workers must be 0 or more, got {cfg.dataset.num_workers}"
     if not 0 <= cfg.common.seed < 2**32:
         yield f"--seed must lie in 0..{2**32 - 1}, got {cfg.common.seed}"
     if cfg.common.fp16 and cfg.common.amp:
-        yield "--fp16 and --amp exclude each other; leave one out"
+        yield "--fp16 and --amp cannot be combined; leave one out"
     if cfg.common.tpu:
         yield "--tpu is not supported; leave it out"
     if cfg.common.log_file and not Path(cfg.common.log_file).parent.is_dir():
-        yield f"--log-file {cfg.common.log_file} cannot be written: its folder does not exist; make it first"
+        yield f"--log-file {cfg.common.log_file} cannot be written, because its folder does not exist; make it first"
 
 
 def _training_mistakes(cfg: Any) -> Iterator[str]:
     if cfg.dataset.batch_size is None and cfg.dataset.max_tokens is None:
-        yield "give --batch-size, the number of streams that each process reads"
+        yield "--batch-size is missing; give the number of streams that each process reads"
     if min(cfg.optimization.update_freq, default=0) < 1:
         yield f"--update-freq must be 1 or more, got {','.join(map(str, cfg.optimization.update_freq))}"
     for part, name, least in AT_LEAST:
         if (value := cfg[part][name]) < least:
-            yield f"--{name.replace('_', '-')} must be {least} or more, got {value}"
-    for part, name in LEAVES_OUT:
+            yield f"{option(name)} must be {least} or more, got {value}"
+    for part, name in SKIP_TEXT:
         if cfg[part][name]:
-            yield f"--{name.replace('_', '-')} leaves out a part of the text, which is to be read whole: do not give it"
+            yield f"{option(name)} would skip a part of the text, which must be read whole; leave it out"
     if cfg.distributed_training.cpu_offload:
         yield "--cpu-offload needs FSDP, which is not supported; leave it out"
     if cfg.checkpoint.write_checkpoints_asynchronously:
         yield (
-            "--write-checkpoints-asynchronously is not supported: it writes over the last checkpoint, so that a run "
-            "killed meanwhile has none; leave it out"
+            "--write-checkpoints-asynchronously is not supported, because a run killed while it overwrites the last "
+            "checkpoint would have none; leave it out"
         )
     if not 0 <= cfg.ema.ema_decay <= 1:
         yield f"--ema-decay must lie in [0, 1], got {cfg.ema.ema_decay}"
@@ -98,10 +98,10 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
         given = cfg.checkpoint.optimizer_overrides
         yield f"--optimizer-overrides takes a dict such as \"{{'lr': [0.001]}}\", got {given!r}"
     yield from _start_mistakes(cfg.checkpoint)
-    if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _goes_on(cfg.checkpoint):
-        yield "give --gpt2, the folder of the GPT-2 to start from (not needed when resuming from a checkpoint)"
-    kind = MODEL_REGISTRY.get(cfg.model._name)
-    if kind is not None and kind.__module__.startswith("fairseq."):
+    if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _has_start(cfg.checkpoint):
+        yield "--gpt2 is missing; give the folder of the GPT-2 to start from (not needed to resume from a checkpoint)"
+    model_class = MODEL_REGISTRY.get(cfg.model._name)
+    if model_class is not None and model_class.__module__.startswith("fairseq."):
         yield (
             f"--arch {cfg.model._name} does not read streams; give --arch infinite_former_lm (with --long-term-memory "
             "none for a Transformer-XL), or --task language_modeling"
@@ -115,17 +115,17 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
 
 
 def _start_mistakes(checkpoint: Any) -> Iterator[str]:
-    # Of a checkpoint that is missing fairseq says "No existing checkpoint found" and trains from the start.
+    # Where a checkpoint is missing, fairseq logs "No existing checkpoint found" and trains from the start.
     if checkpoint.continue_once and not Path(checkpoint.continue_once).is_file():
         yield f"--continue-once {checkpoint.continue_once} does not exist; leave it out to train from the start"
     if checkpoint.restore_file != FROM_THE_START:
         if checkpoint.finetune_from_model:
-            yield "--restore-file and --finetune-from-model exclude each other; leave one out"
+            yield "--restore-file and --finetune-from-model cannot be combined; leave one out"
         if not Path(checkpoint.restore_file).is_file():
             yield f"--restore-file {checkpoint.restore_file} does not exist; leave it out to train from the start"
         elif (last := _last(checkpoint)).is_file() and not last.samefile(checkpoint.restore_file):
             yield (
-                f"--restore-file {checkpoint.restore_file} would begin anew although {last} is there: leave "
+                f"--restore-file {checkpoint.restore_file} would start over although {last} exists; leave "
                 "--restore-file out to resume, or give another --save-dir"
             )
     if checkpoint.finetune_from_model:
@@ -133,14 +133,15 @@ def _start_mistakes(checkpoint: Any) -> Iterator[str]:
             yield f"--finetune-from-model {checkpoint.finetune_from_model} does not exist; give a checkpoint"
         for name in ("optimizer", "lr_scheduler", "meters", "dataloader"):
             if checkpoint[f"reset_{name}"]:
-                yield f"--finetune-from-model resets all: leave --reset-{name.replace('_', '-')} out"
+                yield f"--finetune-from-model resets everything; leave {option(f'reset_{name}')} out"
 
 
 def _last(checkpoint: Any) -> Path:
     return Path(checkpoint.save_dir) / f"checkpoint_last{checkpoint.checkpoint_suffix or ''}.pt"
 
 
-def _goes_on(checkpoint: Any) -> bool:
+def _has_start(checkpoint: Any) -> bool:
+    """Whether training starts from a checkpoint."""
     given = checkpoint.finetune_from_model or checkpoint.continue_once or checkpoint.restore_file != FROM_THE_START
     return bool(given) or _last(checkpoint).is_file()
 
@@ -153,7 +154,8 @@ def _criterion_mistakes(cfg: Any) -> Iterator[str]:
         if metric not in logged:
             yield f"--best-checkpoint-metric {metric} is not logged; choose one of {', '.join(logged)}"
     elif name in ("adaptive_loss", "cross_entropy", "label_smoothed_cross_entropy"):
-        # The first is for fairseq's own data parallelism alone, the others write into what the backward pass needs.
+        # adaptive_loss works with fairseq's own data parallelism only; under an adaptive softmax, the others change
+        # tensors in place that the backward pass needs.
         adaptive = getattr(cfg.model, "adaptive_softmax_cutoff", None) is not None
         legacy = cfg.distributed_training.ddp_backend == "legacy_ddp"
         if name == "adaptive_loss" and not (adaptive and legacy):
@@ -168,22 +170,22 @@ def _criterion_mistakes(cfg: Any) -> Iterator[str]:
 def _evaluation_mistakes(cfg: Any, command: str) -> Iterator[str]:
     path = cfg.common_eval.path
     if path is None:
-        yield "give --path, the checkpoint to evaluate"
+        yield "--path is missing; give the checkpoint to evaluate"
     elif len(split_paths(path)) > 1:
-        yield f"--path {path} has a ':', which joins checkpoints: they are not scored together; give one without it"
+        yield f"--path {path} contains ':', which joins several checkpoints; give one checkpoint"
     elif not Path(path).is_file():
-        yield f"there is no checkpoint {path}; give --path one that exists"
+        yield f"--path {path} does not exist; give a checkpoint that does"
     if command == "validate" and cfg.dataset.batch_size is None:
-        yield "give --batch-size, the number of streams that are read side by side"
+        yield "--batch-size is missing; give the number of streams to read in parallel"
     given = cfg.common_eval.model_overrides
     overrides = _dict(given)
     if overrides is None:
         yield f"--model-overrides takes a dict such as \"{{'stm_length': 512}}\", got {given!r}"
     for name in overrides or ():
-        # fairseq changes settings of any part, of which nothing is read in evaluation but the model's.
+        # fairseq lets it change settings of every part, but only the model's are used in evaluation.
         parts = [part for part in cfg if cfg[part] is not None and name in cfg[part]]
         if parts or name in cfg:
-            flag = f"give --{name.replace('_', '-')}" if parts == ["task"] and name != "data" else "leave it out"
+            flag = f"give {option(name)}" if parts == ["task"] and name != "data" else "leave it out"
             yield f"--model-overrides has {name!r}, which is no setting of the model; {flag}"
 
 

@@ -125,7 +125,7 @@ class Passes:
 
     def state_bytes(self) -> int:
         """Bytes of the states of all layers between two segments."""
-        states = self.model.decoder.slots[True].after
+        states = self.model.decoder.streams[True].after
         return sum(part.nbytes for part in tree_leaves(states) if isinstance(part, Tensor))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fairseq_infformer.cli import evaluate, trained
+from fairseq_infformer.cli import evaluate, loading
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy, LtmCrossEntropyConfig
 from fairseq_infformer.errors import InputError, install_one_line_messages
 from fairseq_infformer.modules.memories import ablate
@@ -23,10 +23,10 @@ from fairseq_infformer.modules.memories import ablate
 @torch.no_grad()
 def perplexity(model: Any, task: Any, streams: Any, first: int, scored: range, memory: dict | None) -> float:
     """Perplexity per token of the segments ``scored``, read on from ``first``: from a memory, or from none (None)."""
-    model.decoder.slots.clear()
+    model.decoder.streams.clear()
     if memory is not None:
         model.decoder.load_memory_state(memory)
-        model.decoder.slots[False] = model.decoder.slots.pop(True)
+        model.decoder.streams[False] = model.decoder.streams.pop(True)
     criterion = LtmCrossEntropy.build_criterion(LtmCrossEntropyConfig(), task)
     nll, count = 0.0, 0
     for number in tqdm(range(first, scored.stop), unit="segment", leave=False, disable=None):
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=40, help="to score (default: %(default)s)")
     parser.add_argument("--before", type=int, default=400, help="for the final weights to read (default: %(default)s)")
     args = parser.parse_args()
-    position = trained.read(args.path)["extra_state"]["train_iterator"]
+    position = loading.read(args.path)["extra_state"]["train_iterator"]
     if not position.get("memory"):
         raise InputError(f"{args.path} has no memory: it stands at the end of an epoch; take another checkpoint")
     as_trained = dict.fromkeys(("user_dir", "tokens_per_sample", "stm_length", "document_boundaries", "score"))

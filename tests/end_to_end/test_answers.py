@@ -60,7 +60,7 @@ def test_generate_sorting_repeats_for_the_same_arguments_and_refuses_others(sort
     refused = run_forked(*GENERATE, "--seed", 2, "--dest", tmp_path / "again", check=False)
     assert refused.returncode == 1 and "holds something else" in refused.stdout
     refused = run_forked(*GENERATE, "--length", 0, "--dest", tmp_path / "no", check=False)
-    assert "must be positive, got 0" in refused.stdout
+    assert "--length must be 1 or more, got 0" in refused.stdout
     assert not (tmp_path / "no").exists()
 
 
@@ -76,7 +76,7 @@ def test_score_answers_trains_and_scores_only_the_answers(arch, sorting, tmp_pat
         assert logged(log, "valid", name)[-1] > 0
     assert logged(log, "valid", "loss")[-1] == pytest.approx(logged(log, "valid", "nll_loss")[-1], abs=0.01)
     refused = eval_lm(sorting, tmp_path / "checkpoint_last.pt", *READING, check=False)
-    assert refused.returncode == 1 and "score them with infformer-eval" in refused.stdout
+    assert refused.returncode == 1 and "run infformer-eval, which can" in refused.stdout
     found = infformer_eval(
         sorting, tmp_path / "checkpoint_last.pt", "--batch-size", 6, "--predictions", tmp_path / "p.npz"
     )
@@ -106,5 +106,5 @@ def test_score_answers_refuses_an_answer_without_end(sorting, tmp_path):
     tokens.tofile(broken / "train.bin")
     cfg = StreamingLanguageModelingConfig(data=str(broken), tokens_per_sample=16, score="answers")
     task = StreamingLanguageModelingTask.setup_task(cfg)
-    with pytest.raises(InputError, match=r"train holds 60 <answer> and 59 </answer>: they must take turns"):
+    with pytest.raises(InputError, match=r"train has 60 <answer> and 59 </answer>, which must alternate"):
         task.load_dataset("train")

@@ -127,7 +127,7 @@ def test_fairseq_generate_and_interactive_are_refused(command, task, documents, 
     """Whatever the task: fairseq's own would come to an error of theirs, or to advice that helps nobody."""
     code, text = run_here(command.cli_main, documents, *TASK[:2], *task, "--path", trained[0], "--cpu")
     assert code == 1
-    assert "this version cannot generate text, only train on it and score it" in one_error(text)
+    assert "this version cannot generate text; it trains, and scores text" in one_error(text)
 
 
 @by_name(SCORING)
@@ -143,7 +143,7 @@ def test_infformer_eval_refuses(row, documents, checkpoint, tmp_path, no_work):
     ("script", "flags", "message"),
     [
         ("fairseq-train", [*TASK, *TINY, *STREAMS, "--save-dir", "save", "--ddp-backend", "fully_sharded"], "FSDP"),
-        pytest.param("infformer-eval", ["--path", "none.pt"], "there is no checkpoint", marks=pytest.mark.slow),
+        pytest.param("infformer-eval", ["--path", "none.pt"], "none.pt does not exist", marks=pytest.mark.slow),
     ],
     ids=["fairseq-train", "infformer-eval"],
 )
@@ -161,11 +161,11 @@ def test_user_dir_of_another_name_is_refused(documents, tmp_path):
     shutil.copytree(ROOT / "fairseq_infformer", tmp_path / "copied")
     for name, advice in (("linked", str(ROOT / "fairseq_infformer")), ("copied", "a folder of that name")):
         code, text = run_here(train.cli_main, documents, "--user-dir", tmp_path / name, *TASK[2:])
-        assert code == 1 and one_error(text).endswith(f"not as {name}: give --user-dir {advice}")
+        assert code == 1 and one_error(text).endswith(f"not as {name}; give --user-dir {advice}")
     other = (tmp_path / "copied").rename(tmp_path / "fairseq_infformer")
     code, text = run_here(evaluate.main, documents, "--path", "none.pt", "--user-dir", other)
     assert code == 1 and one_error(text).endswith(
-        f"than {ROOT / 'fairseq_infformer'}, whose command this is; leave it out"
+        f"but this command belongs to {ROOT / 'fairseq_infformer'}; leave it out"
     )
 
 
@@ -196,7 +196,7 @@ def test_training_accepts_unusual_input(documents, checkpoint, tmp_path, caplog)
     ("data", "message"),
     [
         ("short train", r"later: 4 streams .* more than the 3 segments of 16"),
-        ("no train", r"there is no split 'train' in .*later; it has test, valid"),
+        ("no train", r"later has no split 'train'; choose one of test, valid"),
         ("no dictionary", r"is read as 2 folders joined by ':', and .*later/dict.txt does not exist"),
     ],
 )
@@ -211,9 +211,9 @@ def test_evaluation_refuses_joined_data(documents, checkpoint, tmp_path, no_work
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
     joined = [f"{documents}:{documents}", "--path", tmp_path / "checkpoint.pt", "--cpu"]
     code, text = run_here(evaluate.main, *joined)
-    assert code == 1 and "joined by ':', which is not scored together; give one folder" in one_error(text)
+    assert code == 1 and "joins several data folders by ':'; give one folder" in one_error(text)
     code, text = run_here(eval_lm.cli_main, *joined, *TASK, "--tokens-per-sample", 16)
-    assert code == 1 and f"would score {documents} of {documents}:{documents} alone" in one_error(text)
+    assert code == 1 and f"would score only {documents} of {documents}:{documents}" in one_error(text)
 
 
 def test_training_refuses_a_folder_with_a_colon(documents, tmp_path):

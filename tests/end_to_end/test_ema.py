@@ -66,7 +66,7 @@ def test_ema_resumes_to_the_same_average(averaged, documents, tmp_path):
 def test_ema_starts_from_the_weights_of_a_checkpoint_without_one(documents, tmp_path, caplog):
     before = train_here(documents, tmp_path, "--max-update", 1)
     after = train_here(documents, tmp_path, "--max-update", 2, *AVERAGE)
-    assert "the average starts from its weights" in caplog.text
+    assert "averaging starts from its weights" in caplog.text
     name = "decoder.final_norm.weight"
     expected = 0.5 * before["model"][name] + 0.5 * after["model"][name]
     torch.testing.assert_close(after["extra_state"]["ema"][name], expected)
@@ -91,7 +91,7 @@ def test_ema_weights_are_scored_and_exported(averaged, documents, tmp_path, caps
 
 def test_ema_must_be_requested_exactly_where_there_is_one(trained, documents, tmp_path):
     _, text = run_here(evaluate.main, documents, "--path", trained[0], "--ema", "--cpu")
-    assert f"{trained[0]} has no averaged weights: a training keeps them with --store-ema" in one_error(text)
+    assert f"{trained[0]} has no averaged weights, which --store-ema saves in training" in one_error(text)
     given = [str(part) for part in (documents, "--path", trained[0], "--ema", "--dest", tmp_path / "given")]
     code, text = run_here(lambda: export.main(given))
     assert code == 1 and "has no averaged weights" in one_error(text)

@@ -71,7 +71,7 @@ def test_load_memory_state_starts_missing_parts_of_an_old_checkpoint_empty():
 def test_load_memory_state_refuses_an_old_checkpoint_of_another_memory(memory, other):
     saved = torch.load(OLD / f"{memory}.pt", weights_only=True)["extra_state"]["train_iterator"]["memory"]
     model = build(decoder_embed_dim=8, decoder_layers=1, stm_length=4, long_term_memory=other)
-    with pytest.raises(InputError, match="checkpoint and model differ in what they remember"):
+    with pytest.raises(InputError, match="the memories of checkpoint and model differ"):
         model.decoder.load_memory_state(saved, number=0)
 
 
@@ -99,5 +99,5 @@ def test_memory_state_has_the_names_of_its_format(memory):
 def test_load_memory_state_refuses_a_later_format():
     model = build().train()
     run(model, torch.randint(4, 40, (2, 6)), 3)
-    with pytest.raises(InputError, match="memory is of format 2, this version reads up to 1"):
+    with pytest.raises(InputError, match="memory has format 2, but this version reads up to 1"):
         model.load_memory_state(model.memory_state(), number=2)

@@ -265,30 +265,34 @@ MISTAKES = {
     "torchrun of 2, asked for 4": (
         TWO,
         ["--distributed-world-size", 4],
-        "size 4 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+        "size 4 disagrees with .* WORLD_SIZE=2 makes a world size of 2",
     ),
     "torchrun of 2, asked for 1": (
         TWO,
         ["--distributed-world-size", 1],
-        "size 1 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+        "size 1 disagrees with .* WORLD_SIZE=2 makes a world size of 2",
     ),
     "the same, in one word": (
         TWO,
         ["--distributed-world-size=1"],
-        "size 1 disagrees with .* WORLD_SIZE=2 makes a world of 2",
+        "size 1 disagrees with .* WORLD_SIZE=2 makes a world size of 2",
     ),
     "srun of 2, asked for 4": (
         step_of_srun(2, 1),
         ["--distributed-world-size", 4],
-        "4 .* SLURM_STEP_NUM_TASKS=2 makes a world of 2",
+        "4 .* SLURM_STEP_NUM_TASKS=2 makes a world size of 2",
     ),
-    "nobody starts the others": ({}, ["--distributed-world-size", 2], "2 needs other processes.* start 0 .*torchrun"),
+    "nobody starts the others": (
+        {},
+        ["--distributed-world-size", 2],
+        "2 needs that many processes.* start 0 .*torchrun",
+    ),
     "nor here": (
         {},
         ["--distributed-world-size", 2, "--distributed-init-method", "tcp://node0:1"],
-        "2 needs other processes.* start 0 .*torchrun",
+        "2 needs that many processes.* start 0 .*torchrun",
     ),
-    "FSDP": ({}, ["--ddp-backend", "fully_sharded"], "fully_sharded .* not supported: give pytorch_ddp or legacy_ddp"),
+    "FSDP": ({}, ["--ddp-backend", "fully_sharded"], "fully_sharded .* not supported; give pytorch_ddp or legacy_ddp"),
     "tensor parallelism": ({}, ["--model-parallel-size", 2], "model parallelism is not supported"),
     "pipelines": ({}, ["--pipeline-model-parallel"], "model parallelism is not supported"),
 }
@@ -305,7 +309,7 @@ def test_launch_that_is_inconsistent_is_refused_before_anything_is_written(mista
 
 def test_launch_by_srun_without_scontrol_asks_for_the_address(settle, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"hosts of 'node\[0-0\]' .*: set MASTER_ADDR"):
+    with pytest.raises(InputError, match=r"hosts of 'node\[0-0\]' .*; set MASTER_ADDR"):
         settle(step_of_srun(2, 0))
 
 
@@ -329,7 +333,9 @@ def test_hydra_train_is_checked_before_anything_is_written(monkeypatch, document
         fairseq_cli.train.add_defaults(training_configuration(data, tmp_path, "--batch-size", 2, *flags))
 
     look(documents)
-    with pytest.raises(InputError, match=r"task.data data is sought in .*, where hydra runs; give an absolute path"):
+    with pytest.raises(
+        InputError, match=r"task.data data is not an absolute path, and hydra runs in .*; give an absolute path"
+    ):
         look("data")
     with pytest.raises(InputError, match=r"--seed must lie in"):
         look(documents, "--seed", -1)
@@ -337,7 +343,7 @@ def test_hydra_train_is_checked_before_anything_is_written(monkeypatch, document
         look(documents, "--fp16")
     for name, value in TWO.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"WORLD_SIZE=2.* but this process trains alone: give fairseq-train"):
+    with pytest.raises(InputError, match=r"WORLD_SIZE=2.* but fairseq-hydra-train cannot join .* start fairseq-train"):
         look(documents)
 
 

@@ -142,7 +142,7 @@ def iterator(documents: Path, batch_size: int = 4, ranks: int = 1, length: int =
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"batch_size": 2}, r"--batch-size 4 \(now 2\): resume with the same, or give --reset-dataloader"),
+        ({"batch_size": 2}, r"--batch-size 4 \(now 2\); resume with the same, or give --reset-dataloader"),
         ({"batch_size": 1000}, r"--batch-size 4 \(now 1000\)"),
         ({"length": 8}, r"--tokens-per-sample 16 \(now 8\)"),
         ({"ranks": 2}, r"processes 1 \(now 2\)"),
@@ -175,7 +175,7 @@ def test_resume_without_the_memory_warns(halfway, documents, tmp_path):
     torch.save(stripped, tmp_path / "stripped.pt")
     log = resume(tmp_path / "stripped.pt", documents, tmp_path).stdout
     assert list(steps(log)) == [5, 6]
-    assert "nothing is remembered of the text before segment 4: the memory starts empty" in log
+    assert "there is no memory of the text before segment 4: the memory starts empty" in log
 
 
 def test_eval_lm_scores_a_checkpoint_copied_elsewhere(halfway, documents, tmp_path):

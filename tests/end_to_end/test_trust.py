@@ -78,10 +78,10 @@ CALLS = [
 def test_checkpoint_that_would_run_code_is_refused(command, kind, documents, trained, tmp_path, monkeypatch):
     path, sprung = trapped(kind, tmp_path, trained[0])
     with pytest.raises(
-        InputError, match=r"take one that this plugin has written|is truncated or is not a fairseq checkpoint"
+        InputError, match=r"use a checkpoint that this plugin wrote|is truncated or is not a fairseq checkpoint"
     ) as error:
         call(command, documents, path, monkeypatch)
-    assert ("holds posix.mkdir, and reading that could run anything" in str(error.value)) == (kind != "a pickle")
+    assert ("contains posix.mkdir, which could execute code when read" in str(error.value)) == (kind != "a pickle")
     assert "\n" not in str(error.value)
     assert not sprung.exists() and not (tmp_path / "exported").exists()
     with suppress(Exception):
@@ -93,7 +93,7 @@ def test_checkpoint_that_would_run_code_is_refused(command, kind, documents, tra
 def test_checkpoint_is_refused_where_the_environment_allows_code(command, documents, trained, tmp_path, monkeypatch):
     path, sprung = trapped("a checkpoint", tmp_path, trained[0])
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(InputError, match=r"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, so that .* unset it"):
+    with pytest.raises(InputError, match=r"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, which lets .* unset it"):
         call(command, documents, path, monkeypatch)
     assert not sprung.exists()
 
@@ -103,7 +103,7 @@ def test_checkpoint_that_would_run_code_is_reported_in_one_line(documents, train
     done = eval_lm(documents, path, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert [line for line in done.stdout.splitlines() if "posix.mkdir" in line] == [done.stdout.splitlines()[-1]]
-    assert done.stdout.splitlines()[-1].startswith(f"error: checkpoint {path} holds posix.mkdir")
+    assert done.stdout.splitlines()[-1].startswith(f"error: checkpoint {path} contains posix.mkdir")
     assert not sprung.exists()
 
 
@@ -185,7 +185,7 @@ def test_prepare_refuses_links_in_its_work_folder(inside, dangling, raw, elsewhe
     link.symlink_to(elsewhere / ("not-there" if dangling else "text" if inside else ""))
     before = contents(elsewhere)
     with pytest.raises(
-        InputError, match=r"data\.partial.* is a link, so that work in it would write elsewhere; remove"
+        InputError, match=r"data\.partial.* is a link, through which this program would write elsewhere; remove"
     ):
         prepared(raw, dest)
     assert contents(elsewhere) == before and not dest.exists()
@@ -284,7 +284,7 @@ def test_prepare_refuses_archives(kind, raw, tmp_path):
 
 def test_generate_documents_follows_no_links(elsewhere, tmp_path, monkeypatch):
     (tmp_path / "raw").mkdir()
-    for name in ("train.txt.partial", "valid.txt"):
+    for name in ("train.txt.tmp", "valid.txt"):
         (tmp_path / "raw" / name).symlink_to(elsewhere / "text" / "precious")
     before = contents(elsewhere)
     command = ["generate_documents.py", "--dest", str(tmp_path / "raw"), "--documents", "2", "--length", "3"]

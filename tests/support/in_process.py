@@ -35,4 +35,4 @@ def start(cfg: DictConfig, check_precision: bool = True) -> tuple[Trainer, Itera
 
 def memory_of(trainer: Trainer, training: bool = True) -> Any:
     """The states of all layers after the last segment, as tensors and numbers in one order."""
-    return trainer.get_model().decoder.slots[training].after
+    return trainer.get_model().decoder.streams[training].after

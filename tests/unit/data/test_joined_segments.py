@@ -13,7 +13,7 @@ EOS, PAD = 2, 1
 def streams(num_streams: int = 3, length: int = 4) -> StreamingDataset:
     tokens = torch.arange(10, 113)
     lines = TokenStream([tokens], np.array([len(tokens)]))
-    return StreamingDataset(lines, np.array([0, 1, 40, 41, 60]), length, EOS, PAD, 1000, num_streams=num_streams)
+    return StreamingDataset(lines, np.array([0, 1, 40, 41, 60]), length, EOS, PAD, num_streams=num_streams)
 
 
 def batches(data: StreamingDataset | JoinedSegments) -> list[dict]:

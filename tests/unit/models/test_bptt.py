@@ -62,7 +62,7 @@ def sample(answers: bool = False, replayed: bool = False) -> dict[str, Any]:
 
 def losses(model: Any, batch: dict[str, Any], answers: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of a sample and its gradients, with the same random numbers each time."""
-    model.decoder.slots.clear()
+    model.decoder.streams.clear()
     model.zero_grad()
     torch.manual_seed(7)
     loss, _, _ = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()), answers)(model, batch)
@@ -179,7 +179,7 @@ def test_bptt_of_one_segment_is_training_by_segments():
 def test_bptt_logits_equal_those_of_segments_one_by_one():
     model, batch = build().train(), sample()
     together = model(**batch["net_input"])[0]
-    model.decoder.slots.clear()
+    model.decoder.streams.clear()
     for number in range(SEGMENTS):
         part = slice(number * WIDTH, (number + 1) * WIDTH)
         inputs = batch["net_input"]
@@ -196,7 +196,7 @@ def test_bptt_ends_at_the_sample():
     """The next sample starts from what this one has written, without its gradients."""
     model, batch = build().train(), sample()
     model(**batch["net_input"])
-    for state in model.decoder.slots[True].after:
+    for state in model.decoder.streams[True].after:
         assert not any(part.requires_grad for part in (state.recent.hidden, state.long_term.coefficients))
     batch["net_input"] |= {"segment": 1, "reset": np.zeros_like(batch["net_input"]["reset"])}
     loss, _, _ = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()))(model, batch)

@@ -136,7 +136,7 @@ def test_model_starts_with_the_logits_and_losses_of_gpt2(memory, gpt2, data):
         model.eval()
         assert float(log["nll_loss"]) / count == pytest.approx(float(loss), rel=1e-5)
     if memory == "continuous":
-        assert all(bool(state.long_term.coefficients.any()) for state in model.decoder.slots[False].after)
+        assert all(bool(state.long_term.coefficients.any()) for state in model.decoder.streams[False].after)
 
 
 def test_model_reads_the_same_weights_from_older_files(gpt2, data, tmp_path):
@@ -210,7 +210,7 @@ def test_training_resumes_and_exports_without_the_folder(gpt2, tmp_path, capsys,
     longer = run_here(evaluate.main, data, "--path", exported, "--cpu", "--tokens-per-sample", 25)
     assert longer[0] == 1 and "24 learned positions, too few for segments of 25 tokens" in one_error(longer[1])
     (exported / "merges.txt").write_text("")
-    with pytest.raises(InputError, match=r"merges.txt is damaged or not the one that was exported"):
+    with pytest.raises(InputError, match=r"merges.txt is damaged, or was not exported"):
         InfiniteFormerLM.from_pretrained(exported)
 
 
@@ -257,27 +257,35 @@ WRONG = [
     (without("vocab.json"), [], r"has no vocab.json"),
     (without("model.safetensors"), [], r"has neither model.safetensors nor pytorch_model.bin"),
     (lambda folder: (folder / "config.json").write_text("{"), [], r"config.json is damaged"),
-    (lambda folder: (folder / "config.json").write_text("[]"), [], r"config.json is not what Hugging Face publishes"),
-    (configured(model_type="llama"), [], r"says model_type = 'llama', and only gpt2 is supported"),
-    (configured(activation_function="mish"), [], r"activation_function = 'mish', and only gelu_new or"),
-    (configured(layer_norm_epsilon=1e-6), [], r"layer_norm_epsilon = 1e-06, and only 1e-05"),
+    (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        [],
+        r"config.json is not a file that Hugging Face publishes",
+    ),
+    (configured(model_type="llama"), [], r"has model_type = 'llama', but only gpt2 is supported"),
+    (configured(activation_function="mish"), [], r"activation_function = 'mish', but only gelu_new or"),
+    (configured(layer_norm_epsilon=1e-6), [], r"layer_norm_epsilon = 1e-06, but only 1e-05"),
     (configured(tie_word_embeddings=False), [], r"tie_word_embeddings = False"),
-    (configured(n_layer="two"), [], r"n_layer = 'two', which is no size"),
+    (configured(n_layer="two"), [], r"n_layer = 'two', which must be a positive integer"),
     (configured(n_layer=3), [], r"h.2.attn.c_proj.weight has shape None, but config.json implies \(32, 32\)|has shape"),
-    (configured(n_layer=1), [], r"model.safetensors has h.1.*, of which config.json says nothing"),
+    (configured(n_layer=1), [], r"model.safetensors has h.1.*, which config.json does not imply"),
     (configured(n_embd=64), [], r"wte.weight has shape \(317, 32\), but config.json implies \(317, 64\)"),
     (configured(n_positions=8), [], r"8 learned positions, too few for segments of 16 tokens"),
     (lambda folder: os.truncate(folder / "model.safetensors", 5000), [], r"cannot be read as the weights of a GPT-2"),
     (reweighted(lambda t: t.pop("ln_f.bias")), [], r"ln_f.bias has shape None"),
-    (reweighted(lambda t: t.update({"lm_head.weight": t["wte.weight"] + 1})), [], r"an output layer of its own"),
+    (reweighted(lambda t: t.update({"lm_head.weight": t["wte.weight"] + 1})), [], r"an untied output layer"),
     (pickled({"wte.weight": Unsafe()}), [], r"cannot be read as the weights of a GPT-2 \(UnpicklingError"),
     (pickled([1]), [], r"cannot be read as the weights of a GPT-2"),
-    (fewer_tokens, [], r"dict.txt is not made of .*vocab.json; prepare the data with --level gpt2"),
-    (None, ["--decoder-layers", 3], r"--decoder-layers is 3, .*config.json makes it 2: leave it out"),
-    (None, ["--arch", "infinite_former_lm_tiny"], r"is 128, .*config.json makes it 32: leave it out, and give --arch"),
-    (None, ["--stm-length", 8], r"learned positions begin anew with every segment.*--stm-length 0 instead of 8"),
+    (fewer_tokens, [], r"dict.txt was not made from .*vocab.json; prepare the data with --level gpt2"),
+    (None, ["--decoder-layers", 3], r"--decoder-layers is 3, but .*config.json implies 2; leave it out"),
+    (
+        None,
+        ["--arch", "infinite_former_lm_tiny"],
+        r"is 128, but .*config.json implies 32; leave it out, and give --arch",
+    ),
+    (None, ["--stm-length", 8], r"learned starts over in every segment.*--stm-length 0 instead of 8"),
     (None, ["--tokens-per-sample", 25], r"24 learned positions, too few for segments of 25 tokens"),
-    (None, ["--long-term-memory", "none"], r"--optimizer ltm_adam finds no weights of a long-term memory"),
+    (None, ["--long-term-memory", "none"], r"--optimizer ltm_adam needs weights of a long-term memory"),
     (None, ["--ltm-lr-scale", -1], r"--ltm-lr-scale must be 0 or more, got -1"),
 ]
 

@@ -252,7 +252,7 @@ def test_half_precision_keeps_the_long_term_memory_in_float32(tokens):
     model = build().bfloat16()
     logits = run(model, tokens, 4)
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
-    assert model.decoder.slots[False].after[0].long_term.coefficients.dtype == torch.float32
+    assert model.decoder.streams[False].after[0].long_term.coefficients.dtype == torch.float32
 
 
 def test_forward_refuses_a_batch_without_stream_information(tokens):

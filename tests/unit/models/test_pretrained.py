@@ -138,7 +138,7 @@ def test_export_includes_the_sentencepiece_model(data):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(text), model_writer=writer, vocab_size=30, minloglevel=2, hard_vocab_limit=False
         )
-    with pytest.raises(InputError, match=r"--dict lacks \d+ of the \d+ pieces"):
+    with pytest.raises(InputError, match=r"dict.txt lacks \d+ of the \d+ pieces of .*sentencepiece.model"):
         exported(data, build())
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(data / "sentencepiece.model"))
     symbols = [pieces.id_to_piece(number) for number in range(3, len(pieces))]
@@ -191,14 +191,17 @@ def without(name: str):
 
 
 DAMAGES = {
-    "none": (shutil.rmtree, "is not a folder with a config.json; make one of a checkpoint with infformer-export"),
+    "none": (shutil.rmtree, "is not a folder with a config.json; make one from a checkpoint with infformer-export"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "is not a folder with a config.json"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
     "no dictionary": (lambda folder: (folder / "dict.txt").unlink(), "dict.txt is missing"),
     "half a config": (lambda folder: truncate(folder / "config.json"), r"config.json is damaged \("),
     "a config of bytes": (lambda folder: (folder / "config.json").write_bytes(b"\xff"), r"config.json is damaged \("),
-    "a config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "is of format None"),
-    "another version": (of_config(lambda c: c.update(format=2)), "is of format 2, this version reads 1; export"),
+    "a config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "has format None"),
+    "another version": (
+        of_config(lambda c: c.update(format=2)),
+        "has format 2, but this version reads format 1; export",
+    ),
     "no model": (of_config(lambda c: c.pop("model")), "lacks the section 'model'"),
     "unknown setting": (of_config(lambda c: c["model"].update(mystery=1)), "has the setting 'mystery', which this"),
     "wrong type": (
@@ -212,10 +215,19 @@ DAMAGES = {
     ),
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors is damaged"),
     "half the weights, noted": (renoted("model.safetensors", truncate), "cannot be read as safetensors"),
-    "a tensor less": (renoted("model.safetensors", without("decoder.final_norm.bias")), "decoder.final_norm.bias of"),
-    "another size": (of_config(lambda c: c["model"].update(decoder_ffn_embed_dim=8)), "has decoder.layers.0.fc1.bias"),
+    "a tensor less": (
+        renoted("model.safetensors", without("decoder.final_norm.bias")),
+        "decoder.final_norm.bias has shape None",
+    ),
+    "another size": (
+        of_config(lambda c: c["model"].update(decoder_ffn_embed_dim=8)),
+        "decoder.layers.0.fc1.bias has shape",
+    ),
     "other widths": (of_config(lambda c: c["model"].update(ltm_widths="0.1,0.3")), "build the model with"),
-    "another dictionary": (lambda folder: reword(folder / "dict.txt"), "dict.txt is damaged or not the one"),
+    "another dictionary": (
+        lambda folder: reword(folder / "dict.txt"),
+        "dict.txt is damaged, or was not exported together",
+    ),
     "another dictionary, noted": (renoted("dict.txt", reword), "is not the one that the checkpoint was trained with"),
     "no dictionary of fairseq's": (renoted("dict.txt", lambda file: file.write_text("a b c\n")), "cannot be read as a"),
 }
@@ -247,23 +259,25 @@ def test_export_refuses_what_does_not_fit(data, tmp_path):
         torch.save(state, tmp_path / "changed.pt")
         return tmp_path / "changed.pt"
 
-    refused("there is no checkpoint", path=tmp_path / "none.pt")
-    refused("--dest .* is there already; give a directory that is new or empty", dest="data")
-    refused("--dest .* is there already", dest="good.pt")
+    refused("does not exist; give a checkpoint", path=tmp_path / "none.pt")
+    refused("--dest .* exists already; give a folder that is new or empty", dest="data")
+    refused("--dest .* exists already", dest="good.pt")
     other = checkpoint(tmp_path / "other.pt", build(prefix="v"))
     refused("is not the one that the checkpoint was trained with", path=other)
     refused("with --task language_modeling", path=changed(lambda s: s["cfg"]["task"].update(_name="language_modeling")))
-    refused("holds --arch lstm_lm, not an", path=changed(lambda s: s["cfg"].update(model={"_name": "lstm_lm"})))
-    refused("holds no model with its settings", path=changed(lambda s: s.update(model=None)))
-    refused("holds no model with its settings", path=changed(lambda s: s.update(cfg=None)))
-    refused("is of another model", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
+    refused(
+        "was trained with --arch lstm_lm; give", path=changed(lambda s: s["cfg"].update(model={"_name": "lstm_lm"}))
+    )
+    refused("does not hold a model and its settings", path=changed(lambda s: s.update(model=None)))
+    refused("does not hold a model and its settings", path=changed(lambda s: s.update(cfg=None)))
+    refused("belongs to another model", path=changed(lambda s: s["model"].pop("decoder.final_norm.bias")))
     refused(
         "tokens_per_sample = 'x'; it must be a whole number",
         path=changed(lambda s: s["cfg"]["task"].update(tokens_per_sample="x")),
     )
     refused("stm_length = '.*HOME}'", path=changed(lambda s: s["cfg"]["model"].update(stm_length="${oc.env:HOME}")))
     (data / "dict.txt").unlink()
-    refused("there is no dict.txt in")
+    refused("has no dict.txt")
 
 
 def test_export_fills_an_empty_folder_and_removes_what_a_killed_export_left(data, tmp_path):

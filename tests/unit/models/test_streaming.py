@@ -39,13 +39,13 @@ def random_stream(seed: int = 0) -> Stream:
 
 def read(model: Any, stream: Stream) -> tuple[list[Tensor], list[Any]]:
     """Logits of every segment, and the states of all layers after it."""
-    model.decoder.slots.clear()
+    model.decoder.streams.clear()
     logits, states = [], []
     for number in range(SEGMENTS):
         torch.manual_seed(number)
         arguments = {"lengths": stream.lengths[number], "reset": stream.reset[number]}
         logits.append(model(stream.tokens[number], segment=number, **arguments)[0].detach())
-        states.append(model.decoder.slots[model.training].after)
+        states.append(model.decoder.streams[model.training].after)
     return logits, states
 
 
@@ -198,7 +198,7 @@ def test_streaming_for_3000_segments_loses_nothing(tmp_path):
         return model
 
     def compare(row: int) -> None:
-        for oracle, state in zip(oracles[row], model.decoder.slots[True].after):
+        for oracle, state in zip(oracles[row], model.decoder.streams[True].after):
             recent, long_term = oracle.remembered()
             held_now = int(state.recent.lengths[row])
             assert held_now + int(state.long_term.num_tokens[row]) == len(oracle.vectors)
@@ -218,7 +218,7 @@ def test_streaming_for_3000_segments_loses_nothing(tmp_path):
         with torch.no_grad():
             tokens = torch.from_numpy(rng.integers(4, TYPES, size=(rows, 6)))
             model(tokens, segment=number, lengths=lengths, reset=reset)
-        for layer, state in enumerate(model.decoder.slots[True].after):
+        for layer, state in enumerate(model.decoder.streams[True].after):
             for row, length in enumerate(lengths.tolist()):
                 mean, variance = (part[row, None, :, :length] for part in state.report.density)
                 looked = RenormalizedGaussianDensity(mean, variance)

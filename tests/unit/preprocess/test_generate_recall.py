@@ -117,11 +117,11 @@ def test_main_leaves_nothing_behind_when_it_fails(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--facts", 0], "--facts must be positive, got 0"),
-        (["--evaluation-documents", -1], "--evaluation-documents must be positive, got -1"),
+        (["--facts", 0], "--facts must be 1 or more, got 0"),
+        (["--evaluation-documents", -1], "--evaluation-documents must be 1 or more, got -1"),
         (["--nearest", 301], "--reach 300 is less than --nearest 301"),
-        (["--distances", "60,30"], "--distances must be positive and rise, got 60,30"),
-        (["--text", ROOT / "preprocess"], "train is no folder with files"),
+        (["--distances", "60,30"], "--distances must be positive and increase, got 60,30"),
+        (["--text", ROOT / "preprocess"], "--text .* has no files in .*train"),
     ],
 )
 def test_main_refuses_wrong_arguments(arguments, message, tmp_path):
@@ -135,4 +135,4 @@ def test_errors_are_reported_in_one_line(tmp_path):
     wrong = ["--dest", tmp_path / "no", "--documents", 0]
     done = run_forked("preprocess.generate_recall", *wrong, check=False)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "error: --documents must be positive, got 0"
+    assert done.stdout.splitlines()[-1] == "error: --documents must be 1 or more, got 0"

@@ -91,7 +91,7 @@ def test_dict_reuses_a_dictionary(tmp_path: Path) -> None:
 
 
 def test_words_that_fairseq_reserves_are_refused(tmp_path: Path) -> None:
-    refused("has the word <pad>", write(tmp_path / "raw", train="a <pad> b\n", valid="a\n"), tmp_path / "out")
+    refused("contains the word <pad>", write(tmp_path / "raw", train="a <pad> b\n", valid="a\n"), tmp_path / "out")
 
 
 # ---- documents ------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_documents_file_makes_one_of_each_file(tmp_path: Path) -> None:
 def test_documents_refuses_a_rule_that_does_not_fit(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
     refused("no line ' = Title = '", raw, tmp_path / "out", "--documents", "wikitext")
-    refused("needs folders, train is the file", raw, tmp_path / "out", "--documents", "file")
+    refused("needs folders, but train is the file", raw, tmp_path / "out", "--documents", "file")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
@@ -291,7 +291,7 @@ def test_sentencepiece_level_loses_no_line_to_a_character(tmp_path: Path, model_
 @pytest.mark.parametrize("text", ["<unk>\n", "\u2585 <unk>\n"])
 def test_sentencepiece_level_refuses_a_text_without_anything_to_learn(tmp_path: Path, text: str) -> None:
     raw = write(tmp_path / "raw", train=text, valid="a")
-    refused("nothing but <unk>.* for sentencepiece to learn from", raw, tmp_path / "out", level="sentencepiece")
+    refused("only <unk>.*, from which sentencepiece cannot learn", raw, tmp_path / "out", level="sentencepiece")
 
 
 def test_sentencepiece_model_refuses_pads_as_text(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_sentencepiece_model_refuses_pads_as_text(tmp_path: Path) -> None:
         raw = write(tmp_path / f"raw{pad}", train="a <pad> b\n", valid="a\n")
         given = (raw, tmp_path / f"out{pad}", "--sentencepiece-model", tmp_path / "own.model")
         if symbols:
-            refused("has <pad> as text, which fairseq keeps for itself", *given, level="sentencepiece")
+            refused("has an ordinary piece <pad>, which fairseq reserves", *given, level="sentencepiece")
         else:
             run(*given, level="sentencepiece")
             assert all(Dictionary().pad() not in line for line in lines_of(tmp_path / f"out{pad}", "train"))

@@ -18,9 +18,9 @@ from forking import ROOT, ended, fork, start_command
 from preparing import TRAIN, VALID, documents_of, refused, run, stats, write
 
 from fairseq_infformer.cli import prepare
-from fairseq_infformer.cli.stages import Workplace, make_once
 from fairseq_infformer.data.corpus import find_splits
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.files import AtomicFolder, make_once
 
 # ---- the raw folder -------------------------------------------------------------------------------------------------
 
@@ -70,11 +70,11 @@ def test_raw_follows_links_to_files(tmp_path: Path) -> None:
 
 def test_raw_and_dest_refuse_folders_that_collide(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
-    refused("lie in one another", raw, raw)
-    refused("lie in one another", raw, raw / "out")
-    refused("lie in one another", raw, tmp_path)
+    refused("contain one another", raw, raw)
+    refused("contain one another", raw, raw / "out")
+    refused("contain one another", raw, tmp_path)
     (tmp_path / "link").symlink_to(raw)
-    refused("lie in one another", raw, tmp_path / "link" / "out")
+    refused("contain one another", raw, tmp_path / "link" / "out")
     (tmp_path / "file").touch()
     refused("is a file", raw, tmp_path / "file")
     write(tmp_path / "mine", notes="keep")
@@ -121,7 +121,7 @@ def test_dest_that_cannot_be_replaced_is_refused_before_any_work(
 
     monkeypatch.setattr(Path, "rename", refuses)
     monkeypatch.setattr(prepare, "write_text", None)
-    message = f"{out} cannot be replaced .{os.strerror(reason)}.*; give a folder in it, such as {out / 'data'}"
+    message = f"{out} cannot be replaced .{os.strerror(reason)}.*; give a folder inside it, such as {out / 'data'}"
     refused(message, raw, out)
     with pytest.raises(InputError, match=message):
         make_once(out, {}, "notes.json", lambda made: None)
@@ -131,19 +131,19 @@ def test_dest_that_cannot_be_replaced_is_refused_before_any_work(
 def test_dest_comes_back_after_a_kill_while_it_was_moved(tmp_path: Path) -> None:
     raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
     run(raw, out)
-    before, place = files(out), Workplace(out, prepare.STAGES)
+    before, place = files(out), AtomicFolder(out, prepare.STAGES)
     place.folder.mkdir()
     out.rename(place.folder / "earlier")
-    refused(r"stage 1 .text. of .* has not been done", raw, out, "--stage", 2)
+    refused(r"stage 1 .text. of .* has not been run", raw, out, "--stage", 2)
     assert files(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
 def test_stages_refuse_a_missing_one_and_give_the_same_data_as_one_run(tmp_path: Path) -> None:
     raw, out = write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out"
-    refused(r"stage 1 \(text\) of .* has not been done", raw, out, "--stage", 2)
+    refused(r"stage 1 \(text\) of .* has not been run", raw, out, "--stage", 2)
     run(raw, out, "--stop-stage", 1)
-    refused(r"stage 2 \(vocabulary\) of .* has not been done", raw, out, "--stage", 3)
+    refused(r"stage 2 \(vocabulary\) of .* has not been run", raw, out, "--stage", 3)
     refused(r"stage 1 \(text\) of .* other text or arguments", raw, out, "--stage", 2, "--documents", "blank-line")
     run(raw, out, "--stage", 2, "--stop-stage", 2)
     refused(r"stage 2 \(vocabulary\) of .* other text or arguments", raw, out, "--stage", 3, "--vocab-size", 9)
@@ -246,7 +246,7 @@ def wait_for_its_workers(out: Path) -> None:
     """Processes that a killed run had started hold its folder until they notice."""
     for _ in range(100):
         try:
-            with Workplace(out, prepare.STAGES).opened():
+            with AtomicFolder(out, prepare.STAGES).opened():
                 return
         except InputError:
             time.sleep(0.1)
@@ -258,7 +258,7 @@ def test_prepare_reports_an_interrupt(tmp_path: Path, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepare, "write_vocabulary", interrupted)
-    refused("interrupted; the same call takes up", write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out")
+    refused("interrupted; repeat the same call", write(tmp_path / "raw", train=TRAIN, valid=VALID), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["text"]
 
 
@@ -273,7 +273,7 @@ def test_prepare_reports_a_full_disk_and_leaves_nothing_on_it(tmp_path: Path) ->
     command = ["infformer-prepare", "--raw", raw, "--dest", tmp_path / "out", "--level", "word"]
     done = start_command(*command, before=fill).wait()
     assert done.returncode == 1 and "Traceback" not in done.stdout
-    assert "File too large; see that" in done.stdout.splitlines()[-1]
+    assert "File too large; check that" in done.stdout.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("out.partial/*.tmp"))
     run(raw, tmp_path / "out")
@@ -281,9 +281,9 @@ def test_prepare_reports_a_full_disk_and_leaves_nothing_on_it(tmp_path: Path) ->
 
 def test_prepare_refuses_a_folder_that_another_process_is_making(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", train=TRAIN, valid=VALID)
-    place = Workplace(tmp_path / "out", prepare.STAGES)
+    place = AtomicFolder(tmp_path / "out", prepare.STAGES)
     with place.opened():
-        refused("is being made by another process", raw, tmp_path / "out")
+        refused("another process is making", raw, tmp_path / "out")
         assert place.folder.exists(), "the one that was refused must not clear up after the other"
     run(raw, tmp_path / "out")
 

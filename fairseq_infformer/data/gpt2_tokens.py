@@ -1,11 +1,11 @@
 """GPT-2's byte-level BPE from its published files, vocab.json and merges.txt, and the dictionary that goes with it.
 
-A line is encoded with its line end, so that tokens spell the text, and by itself. GPT-2's own encoder differs from that
-only where white space goes on from one line to the next, as in several blank lines.
+Each line is encoded separately, together with its line end, so that the tokens spell the text. GPT-2 itself encodes a
+text as a whole, which differs only where white space continues from one line to the next, as in several blank lines.
 
-The dictionary is of GPT-2's size. ``</s>``, which no line ends with here, is GPT-2's end of text, so that a document is
-read after one. ``<s>``, ``<pad>`` and ``<unk>`` take the places of three bytes that no UTF-8 has. All other tokens
-follow in GPT-2's order, by GPT-2's spelling: a space is Ġ, a line end is Ċ.
+The dictionary has the size of GPT-2's. ``</s>``, with which no line ends at this level, is GPT-2's end of text, so that
+a document is read after one. ``<s>``, ``<pad>`` and ``<unk>`` replace three bytes that never occur in UTF-8. All other
+tokens follow in GPT-2's order and spelling: a space is Ġ, a line end is Ċ.
 """
 
 import json
@@ -16,33 +16,31 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe_utils import Encoder, bytes_to_unicode
 from torch import IntTensor
 
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, one_line
+from fairseq_infformer.vocabulary_files import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, gpt2_file
 
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
-END_OF_TEXT = "<|endoftext|>"
 # Bytes that do not occur in UTF-8 (RFC 3629, section 1).
 NEVER_IN_TEXT = [bytes_to_unicode()[byte] for byte in (0xC0, 0xC1, 0xF5)]
 
 
 def load_encoder(folder: Path) -> Encoder:
     """fairseq's GPT-2 encoder with the files of a folder; InputError if they are not those of a GPT-2."""
-    for name in (VOCABULARY, MERGES):
-        if not (folder / name).is_file():
-            raise InputError(f"--gpt2 {folder} has no {name}; give the folder of a GPT-2 as Hugging Face publishes it")
+    vocabulary_file, merges_file = (gpt2_file(folder, name) for name in (GPT2_VOCABULARY, GPT2_MERGES))
     try:
-        vocabulary = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-        lines = (folder / MERGES).read_text(encoding="utf-8").split("\n")
+        vocabulary = json.loads(vocabulary_file.read_text(encoding="utf-8"))
+        lines = merges_file.read_text(encoding="utf-8").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise ValueError(f"{VOCABULARY} does not number its tokens from 0")
+            raise ValueError(f"{GPT2_VOCABULARY} does not number its tokens from 0")
         needed = {END_OF_TEXT, *bytes_to_unicode().values(), *(first + second for first, second in merges)}
         if missing := sorted(needed - vocabulary.keys()):
-            raise ValueError(f"{VOCABULARY} lacks {missing[0]}")
+            raise ValueError(f"{GPT2_VOCABULARY} lacks {missing[0]}")
         if reserved := sorted(set(Dictionary().symbols) & vocabulary.keys()):
-            raise ValueError(f"{VOCABULARY} has {reserved[0]}, which fairseq keeps for itself")
+            raise ValueError(f"{GPT2_VOCABULARY} has {reserved[0]}, which fairseq reserves")
     except (ValueError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--gpt2 {folder} has no vocabulary of a GPT-2 ({reason}); give another") from error
+        raise InputError(
+            f"--gpt2 {folder} does not hold the vocabulary of a GPT-2 ({one_line(error)}); give another folder"
+        ) from error
     return Encoder(vocabulary, merges)
 
 
@@ -59,7 +57,7 @@ class Gpt2Binarizer(Binarizer):
     """A line's tokens, that of its line end among them, as ids of ``gpt2_dictionary``.
 
     Args:
-        folder: has vocab.json and merges.txt. dictionary: made of them.
+        folder: has vocab.json and merges.txt. dictionary: made from them.
     """
 
     def __init__(self, folder: Path, dictionary: Dictionary) -> None:
