@@ -154,7 +154,7 @@ def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMem
     """The long-term memory of the layer of this number, from 0; InputError names a wrong setting."""
     name = str(cfg.long_term_memory)
     if name not in MEMORIES:
-        raise InputError(f"unknown --long-term-memory {name!r}; choose one of none, {', '.join(MEMORIES)}")
+        raise InputError(f"--long-term-memory must be one of none, {', '.join(MEMORIES)}, got {name!r}")
     registered = MEMORIES[name]
     settings = memory_settings(cfg, registered)
     try:
