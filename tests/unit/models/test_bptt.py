@@ -210,5 +210,5 @@ def test_bptt_in_half_precision_has_finite_gradients_for_every_weight(dtype, rep
     loss, gradients = losses(model, sample(replayed=replayed))
     assert loss.dtype == torch.float32
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients.values())
-    state = model.decoder.slots[True].after[0]
+    state = model.decoder.streams[True].after[0]
     assert state.long_term.coefficients.dtype == torch.float32
