@@ -150,6 +150,6 @@ def test_out_of_memory_before_the_read_empties_the_memory_with_a_warning(documen
     with caplog.at_level(logging.WARNING):
         for batch in islice(batches, 4):
             trainer.train_step([batch])
-    assert "the memory ends with segment 1 and the batch is segment 3" in caplog.text
+    assert "the memory ends with segment 1, but the batch is segment 3" in caplog.text
     for state in memory_of(trainer):
         assert (state.recent.lengths + state.long_term.num_tokens).tolist() == [6, 6, 6]
