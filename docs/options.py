@@ -106,7 +106,7 @@ def page() -> str:
     optimizer = [action for action in declared(LtmAdamConfig) if action.dest == "ltm_lr_scale"]
     sections = {
         "`--task streaming_language_modeling`": table(declared(StreamingLanguageModelingConfig)),
-        "`--arch infinite_former_lm` and its kin": table(
+        "`--arch infinite_former_lm` and the other architectures": table(
             [action for action in model if not own & set(action.option_strings)]
         ),
         **{

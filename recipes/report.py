@@ -17,7 +17,6 @@ from pathlib import Path
 
 from recipes import plot, runs
 from recipes.memories import MEMORIES
-from recipes.runs import Record
 
 RECIPES = Path(__file__).resolve().parent
 RESULTS = RECIPES / "RESULTS.md"
@@ -31,12 +30,23 @@ TABLES = {
     "cost": "recipes.benchmarks.cost",
     "gpu": "recipes.gpu.check",
 }
+# What older logs say, in today's words; and the baseline has the name of its model, not that of its flag.
+WORDING = {
+    '"memory": "none"': '"memory": "Transformer-XL"',
+    "1 threads a process": "1 thread a process",
+    " a process": " per process",
+    "values told": "values stated",
+    "τ = .": "τ = 0.",
+}
 OVERVIEW = "overview"  # made of all logs
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end of (?P=name) -->", re.DOTALL)
 
 
-def section(name: str, results: Record) -> str:
-    """The table of some results and where they come from, between the marks."""
+def section(name: str, log: str) -> str:
+    """The table of the results in a log and where they come from, between the marks."""
+    for old, new in WORDING.items():
+        log = log.replace(old, new)
+    results = json.loads(log)
     table = import_module(TABLES[results["kind"]]).table(results)
     source = f"{runs.provenance(results)} Log: [{name}.json](results/{name}.json)."
     return f"<!-- {name} -->\n{table}\n\n{source}\n<!-- end of {name} -->"
@@ -68,7 +78,7 @@ def report(text: str, kept: Path) -> str:
         file = kept / f"{found['name']}.json"
         if not file.exists():
             sys.exit(f"error: RESULTS.md has a table {found['name']}, but there is no {file}")
-        return section(found["name"], json.loads(file.read_text(encoding="utf-8")))
+        return section(found["name"], file.read_text(encoding="utf-8"))
 
     return MARKED.sub(made, text)
 

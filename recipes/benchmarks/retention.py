@@ -19,9 +19,9 @@ from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
 from recipes import launches, runs
 
 RULES = {
-    "fixed, τ = .5": ("fixed", 0.5),
-    "fixed, τ = .75": ("fixed", 0.75),
-    "fixed, τ = .9": ("fixed", 0.9),
+    "fixed, τ = 0.5": ("fixed", 0.5),
+    "fixed, τ = 0.75": ("fixed", 0.75),
+    "fixed, τ = 0.9": ("fixed", 0.9),
     "proportional": ("proportional", 0.75),
 }
 AGES = (0, 1, 2, 4, 8, 16, 32)

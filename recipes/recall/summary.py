@@ -70,7 +70,7 @@ def collect(folder: Path, raw: Path, data: Path, split: str, context: int, comma
     if not found:
         raise InputError(f"{folder} holds no scored MEMORY-seedN; run the stages before")
     values = notes["values"]
-    levels = {"chance": 1 / values, "knowing the values told, not their keys": best_guess(notes["facts"], values)}
+    levels = {"chance": 1 / values, "knowing the values stated, not their keys": best_guess(notes["facts"], values)}
     settings = {"distances": distances, "context": context, "facts": notes["facts"], "values": values, "levels": levels}
     return {"kind": "recall", "command": runs.full_command(command, found), "split": split, **settings, "runs": found}
 

@@ -11,7 +11,7 @@ def test_retention_prints_and_plots_r_squared_by_age(tmp_path):
     found = json.loads((tmp_path / "retention.json").read_text())["r_squared_by_age"]
     assert all(len(r_squared) == 20 for r_squared in found.values())
     assert min(found["proportional"]) > 0.8
-    assert found["fixed, τ = .5"][10] < 0 < found["fixed, τ = .9"][10]
+    assert found["fixed, τ = 0.5"][10] < 0 < found["fixed, τ = 0.9"][10]
     row = next(line for line in done.stdout.splitlines() if "proportional" in line)
     assert [float(value) for value in row.split("|")[2:-1]] == [
         round(found["proportional"][a], 2) for a in (0, 1, 2, 4, 8, 16)

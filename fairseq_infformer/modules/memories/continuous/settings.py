@@ -36,7 +36,7 @@ class ContinuousSettings:
     sampling: str = field(
         default="uniform",
         metadata={
-            "help": "where an update samples the old signal: uniform, or where the last segment's attention looked: "
+            "help": "where an update samples the old signal: uniform, or where the last segment's attention was: "
             "sticky (random draws, the paper's sticky memories) or sticky-quantile (without randomness)",
             "choices": SAMPLINGS,
         },
@@ -52,8 +52,8 @@ class ContinuousSettings:
         default="projection",
         metadata={
             "help": "how a query finds the mean and variance of its density: projection (the paper's: linear in the "
-            "scores of all places), content (those of softmax attention over the memory's places: finds a single fact) "
-            "or mixed (half of the heads each)",
+            "scores of all basis functions), content (those of softmax attention over the signal at the centres: finds "
+            "a single fact) or mixed (half of the heads each)",
             "choices": ADDRESSINGS,
         },
     )
