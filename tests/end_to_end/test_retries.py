@@ -5,8 +5,9 @@ the bit.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from itertools import count, islice
 from typing import Any, Optional
 
@@ -23,15 +24,21 @@ def groups_of(batches: Any, update_freq: int) -> list[list[dict]]:
     return [list(islice(batches, update_freq)) for _ in range(UPDATES)]
 
 
-@pytest.fixture
-def trained_with(documents, tmp_path, monkeypatch) -> Callable[..., list[Any]]:
-    """Trains for ``UPDATES`` groups of segments; the memory after each of them."""
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # fairseq, once gradients have overflowed
+@pytest.fixture(scope="module")
+def trained_with(documents, tmp_path_factory) -> Iterator[Callable[..., list[Any]]]:
+    """Trains for ``UPDATES`` groups of segments; the memory after each of them. Equal runs are one run."""
 
-    def run(faults: dict[int, Any], *flags: object, update_freq: int = 1, learning_rate: float = 0) -> list[Any]:
+    @cache
+    def faultless(*flags: object, **settings: float) -> list[Any]:
+        return run_with({}, *flags, **settings)
+
+    def run(faults: dict[int, Any], *flags: object, **settings: float) -> list[Any]:
+        return run_with(faults, *flags, **settings) if faults else faultless(*flags, **settings)
+
+    def run_with(faults: dict[int, Any], *flags: object, update_freq: int = 1, learning_rate: float = 0) -> list[Any]:
         """``faults``: what clipping the gradients raises, or the norm that it returns, by the number of the call."""
-        cfg = training_configuration(documents, tmp_path, *SETTINGS, "--lr", learning_rate, *flags)
-        trainer, batches = start(cfg)
+        save = tmp_path_factory.mktemp("save")
+        trainer, batches = start(training_configuration(documents, save, *SETTINGS, "--lr", learning_rate, *flags))
         clip, calls, memories = trainer.clip_grad_norm, count(), []
 
         def clip_or_fail(*arguments: Any) -> torch.Tensor:
@@ -48,7 +55,9 @@ def trained_with(documents, tmp_path, monkeypatch) -> Callable[..., list[Any]]:
         assert not faults or next(calls) > max(faults)
         return memories
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "cuda", lambda self: self)  # fairseq, once gradients have overflowed
+        yield run
 
 
 def equal(first: Any, second: Any) -> bool:

@@ -31,6 +31,7 @@ def fork(work: Callable[[], object]) -> int:
         # Whatever it waits for: a copy of a process has none of its other threads.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(300)
+        gc.freeze()  # a collection would touch, and so copy, all that it shares with this process
         # Processes share tqdm's own lock, and one that is killed while it holds it keeps it for ever.
         tqdm.set_lock(threading.RLock())
         try:
@@ -113,7 +114,6 @@ def run_command(
         form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
         logging.basicConfig(format=form, level="INFO", stream=sys.stdout)
     torch.set_num_threads(1)  # those of this process's pool are not in the copy, which would wait for them
-    gc.freeze()  # a collection would touch, and so copy, all that it shares with this process
     before()
     try:
         sys.exit(main())

@@ -3,7 +3,9 @@
 import json
 
 import pytest
-from command_line import ROOT, one_error, run
+from command_line import ROOT, one_error, run, run_here
+
+from recipes.gpu import check
 
 STEPS = ["modules", "precision", "ranks", "speed", "compile", "sorting"]
 
@@ -35,6 +37,6 @@ def test_gpu_check_runs_every_step_in_small_and_resumes(tmp_path):
     ],
 )
 def test_gpu_check_refuses_what_cannot_be(arguments, error):
-    done = run(ROOT / "recipes/gpu_check.sh", *arguments, check=False)
-    assert done.returncode == 2
-    assert error in one_error(done.stdout)
+    code, text = run_here(check.main, *arguments)
+    assert code == 2
+    assert error in one_error(text)
