@@ -35,6 +35,10 @@ def readable(value: object) -> str:
     return getattr(value, "__name__", str(value).removeprefix("torch."))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_configuration() -> None:
     """Let fairseq's commands start in a third of the time."""

@@ -8,7 +8,7 @@ import fairseq_cli.eval_lm
 import fairseq_cli.train
 import pytest
 import torch
-from command_line import TASK, TINY, scored
+from command_line import TASK, TINY, options, scored
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 
@@ -45,13 +45,19 @@ def training(documents, tmp_path, monkeypatch) -> Callable[..., tuple[list[float
 @pytest.mark.parametrize(("sampling", "update_freq"), [("uniform", 1), ("sticky", 1), ("sticky", 2)])
 def test_validation_leaves_training_unchanged(sampling, update_freq, training):
     """An epoch and a part of the next, validated in the middle of both and between them."""
-    flags = [
-        *("--tokens-per-sample", 32, "--batch-size", 48, "--update-freq", update_freq, "--ltm-sampling", sampling),
-        *("--dropout", 0.1, "--attention-dropout", 0.1, "--max-update", 21 // update_freq),
-    ]
-    alone, none, weights = training(*flags, "--disable-validation")
+    flags = options(
+        train_subset="test",  # as long as that of validation
+        tokens_per_sample=20,
+        batch_size=3,
+        update_freq=update_freq,
+        ltm_sampling=sampling,
+        dropout=0.1,
+        attention_dropout=0.1,
+        max_update=22 // update_freq,
+    )
+    alone, not_validated, weights = training(*flags, "--disable-validation")
     beside, validated, same_weights = training(*flags, "--validate-interval-updates", 3, "--batch-size-valid", 4)
-    assert none == []
+    assert not_validated == []
     assert len(validated) > 25
     assert len(alone) >= 20 and alone == beside  # an epoch has 13
     assert all(torch.equal(weights[name], same_weights[name]) for name in weights)

@@ -19,23 +19,32 @@ BIN = Path(sys.executable).parent
 # One thread a process, unless threads are what is tried.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONWARNINGS": "ignore", "PYTHON": sys.executable}
 TASK = ["--user-dir", str(ROOT / "fairseq_infformer"), "--task", "streaming_language_modeling"]
-TINY = [
-    *("--arch", "infinite_former_lm_tiny", "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "32"),
-    *(
-        "--stm-length",
-        "8",
-        "--ltm-basis",
-        "16",
-        "--ltm-samples",
-        "16",
-        "--ltm-widths",
-        "0.05,0.2",
-        "--criterion",
-        "ltm_cross_entropy",
-    ),
-    *("--optimizer", "adam", "--lr", "3e-3", "--clip-norm", "0.25", "--log-format", "simple"),
-    *("--num-workers", "0", "--cpu"),  # fairseq waits up to five seconds for the end of a worker
-]
+
+
+def options(**values: object) -> list[str]:
+    """Options of a command line: ``stm_length=8`` is ``--stm-length 8``, and ``cpu=True`` is ``--cpu``."""
+    flags = []
+    for name, value in values.items():
+        flags += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return flags
+
+
+TINY = options(
+    arch="infinite_former_lm_tiny",
+    decoder_embed_dim=32,
+    decoder_ffn_embed_dim=32,
+    stm_length=8,
+    ltm_basis=16,
+    ltm_samples=16,
+    ltm_widths="0.05,0.2",
+    criterion="ltm_cross_entropy",
+    optimizer="adam",
+    lr="3e-3",
+    clip_norm=0.25,
+    log_format="simple",
+    num_workers=0,  # fairseq waits up to five seconds for the end of a worker
+    cpu=True,
+)
 
 
 def run(

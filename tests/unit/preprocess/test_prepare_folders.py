@@ -22,6 +22,8 @@ from fairseq_infformer.data.corpus import find_splits
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.files import AtomicFolder, make_once
 
+pytestmark = pytest.mark.forks
+
 # ---- the raw folder -------------------------------------------------------------------------------------------------
 
 
