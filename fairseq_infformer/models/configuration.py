@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import ACTIVATIONS
-from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES
+from fairseq_infformer.modules.memories import ABLATIONS, MEMORIES
 from fairseq_infformer.modules.memories.base import Registered
 
 # The least value of each size; the modules check those of their own settings.
@@ -240,4 +240,3 @@ def plain(value: Any) -> Any:
 
 for _name in MEMORIES:
     add_options(_name)
-LISTENERS.append(add_options)

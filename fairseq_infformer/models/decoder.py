@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
-from fairseq_infformer.modules.memories import Figure
+from fairseq_infformer.modules.memories import Figure, SettingError
 from fairseq_infformer.modules.replay import replay, unroll
 
 from . import memory_format
@@ -96,11 +96,12 @@ class InfiniteFormerDecoder(FairseqDecoder):
                 "--task streaming_language_modeling"
             )
         rows, width = src_tokens.shape
-        if rows == 1 and self.cfg.ltm_ablation == "swap":
-            raise InputError("swap reads the memory of another row, but the batch has one; give --batch-size 2 or more")
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
-        features, figures = self.extract_features(src_tokens, segment, lengths, reset, replayed)
+        try:
+            features, figures = self.extract_features(src_tokens, segment, lengths, reset, replayed)
+        except SettingError as error:  # of an ablation
+            raise InputError(f"{error.problem}; give --batch-size 2 or more") from error
         if scored is not None:
             features = features[scored]
         if not features_only:

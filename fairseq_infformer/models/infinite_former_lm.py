@@ -15,7 +15,7 @@ from fairseq_infformer.modules.memories import LISTENERS, MEMORIES, LongTermMemo
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
 
 from . import export_format, gpt2
-from .configuration import InfiniteFormerConfig, check_settings, memory_settings, numbers, with_defaults
+from .configuration import InfiniteFormerConfig, add_options, check_settings, memory_settings, numbers, with_defaults
 from .decoder import InfiniteFormerDecoder, dictionary_checksum
 from .memory_format import MEMORY_FORMAT
 from .vocabulary_layers import input_embedding
@@ -166,11 +166,12 @@ def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMem
     return memory
 
 
-def _register_again(name: str) -> None:
-    """Add the options of a memory that was registered after the model to those that fairseq knows."""
+def _add_memory(name: str) -> None:
+    """Give a memory that is registered after the model its options, and let fairseq know them."""
+    add_options(name)
     node = InfiniteFormerConfig()
     node._name = "infinite_former_lm"
     ConfigStore.instance().store(name="infinite_former_lm", group="model", node=node, provider="fairseq")
 
 
-LISTENERS.append(_register_again)
+LISTENERS.append(_add_memory)

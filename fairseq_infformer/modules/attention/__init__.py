@@ -1,7 +1,7 @@
 """Ordinary attention over the segment and what comes just before it, by its encoding of positions."""
 
 from .alibi import AlibiAttention
-from .base import Attention
+from .base import Attention, check_heads
 from .plain import PlainAttention
 from .relative import RelativeAttention
 from .rotary import RotaryAttention
@@ -20,4 +20,5 @@ __all__ = [
     "PlainAttention",
     "RelativeAttention",
     "RotaryAttention",
+    "check_heads",
 ]

@@ -5,6 +5,12 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    """ValueError if a width of C = ``embed_dim`` cannot be cut into H = ``num_heads`` heads."""
+    if num_heads <= 0 or embed_dim % num_heads:
+        raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+
+
 class Attention(nn.Module, ABC):
     """Multi-head attention of a segment to itself and to the short-term memory before it.
 
@@ -15,8 +21,7 @@ class Attention(nn.Module, ABC):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = False) -> None:
         super().__init__()
-        if num_heads <= 0 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        check_heads(embed_dim, num_heads)
         if not 0 <= dropout < 1:
             raise ValueError(f"attention dropout must lie in [0, 1), got {dropout}")
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fairseq_infformer.modules.attention import Attention
+from fairseq_infformer.modules.settings import SettingError
 from fairseq_infformer.modules.state import reordered
 
 from .base import LongTermMemory, Read
@@ -32,7 +33,7 @@ class Swapped:
     def __call__(self, query: Tensor, hidden: Tensor, lengths: Tensor, state: Any, attention: Attention) -> Read:
         rows = torch.arange(len(query))
         if len(rows) == 1:
-            raise ValueError("swap reads the memory of another row: the batch must have 2 rows or more, got 1")
+            raise SettingError("ablation", "swap reads the memory of another row, but the batch has one")
         read = self.read(query, hidden, lengths, state.reorder(rows.roll(1)).reset(state.is_empty()), attention)
         # A memory is written by what was read of it, which is what the row after it reports.
         return read._replace(report=reordered(read.report, rows.roll(-1)))

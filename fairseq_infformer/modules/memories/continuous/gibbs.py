@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fairseq_infformer.modules.settings import SettingError
 
 from .basis import GaussianBasis
+from .signal_attention import SignalAttention
 
 
 class GibbsDensity(NamedTuple):
@@ -30,7 +31,7 @@ class GibbsDensity(NamedTuple):
         return left[..., cell] + inside * self.weights[..., cell]
 
 
-class GibbsAttention(nn.Module):
+class GibbsAttention(SignalAttention):
     """Attention over the signal ``x̄(t) = Θᵀ ψ(t)`` with a Gibbs density (Santos et al. 2025, ∞-Video).
 
     With keys ``k(t) = W_K x̄(t)`` and values ``v(t) = W_V x̄(t)``, head by head, a query reads ``E_t[v(t)]`` under
@@ -53,20 +54,10 @@ class GibbsAttention(nn.Module):
         flat_start: bool = False,
         weights: bool = False,
     ) -> None:
-        super().__init__()
-        if num_heads <= 0 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        super().__init__(embed_dim, num_heads, basis, flat_start)
         if basis.num_centers < 2:
             raise SettingError("density", "gibbs needs a basis of 2 centres or more, got 1")
-        self.embed_dim, self.num_heads, self.basis, self.weights = embed_dim, num_heads, basis, weights
-        self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.v_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        for projection in (self.k_proj, self.v_proj, self.out_proj):
-            nn.init.xavier_uniform_(projection.weight)
-        if not flat_start:
-            # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
-            nn.init.zeros_(self.out_proj.weight)
+        self.weights = weights
 
     def forward(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, GibbsDensity]:
         """Read.
@@ -83,7 +74,7 @@ class GibbsAttention(nn.Module):
             positions = self.basis.places(coefficients)
             signal = self.basis.evaluate(positions) @ coefficients
         signal = signal.to(query.dtype)
-        keys, values, query = (self._heads(x) for x in (self.k_proj(signal), self.v_proj(signal), query))
+        keys, values, query = (self.split_heads(x) for x in (self.k_proj(signal), self.v_proj(signal), query))
         query = query.to(keys.dtype)
         context, mean, variance = self._attend(query, keys, values, positions)
         weights = self._weights(query, keys)
@@ -110,6 +101,3 @@ class GibbsAttention(nn.Module):
             return query.new_zeros(*query.shape[:3], 0)
         exact = torch.promote_types(query.dtype, torch.float32)
         return (query @ keys.mT * query.shape[-1] ** -0.5).softmax(-1, dtype=exact)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

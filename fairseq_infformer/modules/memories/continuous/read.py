@@ -12,12 +12,13 @@ from .basis import GaussianBasis
 from .coarse_basis import CoarseBasis
 from .density import Density, find_density
 from .settings import ADDRESSINGS, ContinuousSettings
+from .signal_attention import SignalAttention
 
 # The floor of a variance that is to have none.
 LEAST_VARIANCE = 1e-12
 
 
-class ContinuousAttention(nn.Module):
+class ContinuousAttention(SignalAttention):
     """Continuous attention over the signal ``x̄(t) = Bᵀ ψ(t)`` (paper, section 3.1, equations 8 to 12).
 
     With keys ``K = B W_K`` and values ``V = B W_V``, head by head, a query reads ``z = E_t[V(t)] = Vᵀ r`` with
@@ -61,24 +62,13 @@ class ContinuousAttention(nn.Module):
         flat_start: bool = ContinuousSettings.flat_start,
         addressing: str = ContinuousSettings.addressing,
     ) -> None:
-        super().__init__()
+        super().__init__(embed_dim, num_heads, basis, flat_start)
         check_choice("addressing", addressing, ADDRESSINGS)
-        if num_heads <= 0 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
         min_sigma = min(basis.widths) if min_sigma == -1 else min_sigma
         if not 0 <= min_sigma < 1:
             raise SettingError("min_sigma", f"must lie in [0, 1), or be -1 for the narrowest width, got {min_sigma}")
-        self.embed_dim, self.num_heads, self.min_sigma, self.addressing = embed_dim, num_heads, min_sigma, addressing
-        self.density = find_density(density)
-        self.basis, self.coarse_basis = basis, CoarseBasis(basis)
-        self.k_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.v_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=False)
-        for projection in (self.k_proj, self.v_proj, self.out_proj):
-            nn.init.xavier_uniform_(projection.weight)
-        if not flat_start:
-            # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
-            nn.init.zeros_(self.out_proj.weight)
+        self.min_sigma, self.addressing, self.density = min_sigma, addressing, find_density(density)
+        self.coarse_basis = CoarseBasis(basis)
         self.mean_proj = self.variance_proj = self.mean_offset = self.variance_offset = None
         if addressing != "content":
             self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
@@ -116,13 +106,13 @@ class ContinuousAttention(nn.Module):
         with torch.autocast(query.device.type, enabled=False):  # positions are finer than half precision
             density = self.locate(query, coefficients)
             coarse = self.coarse_basis.resample(coefficients)  # the same signal in fewer numbers
-            values = self._heads(F.linear(coarse, self.v_proj.weight.to(coefficients.dtype)))
+            values = self.split_heads(F.linear(coarse, self.v_proj.weight.to(coefficients.dtype)))
             context = density.read(values, self.coarse_basis)  # (B, H, T, d)
         return self.out_proj(context.transpose(1, 2).flatten(2).to(query.dtype)), density
 
     def locate(self, query: Tensor, coefficients: Tensor) -> Density:
         """The density of each head and query, from the arguments of ``forward``."""
-        query = self._heads(query.to(coefficients.dtype))
+        query = self.split_heads(query.to(coefficients.dtype))
         further: tuple[Tensor, ...] = ()
         if self.addressing == "content":
             mean, variance = self._by_content(query, coefficients)
@@ -166,9 +156,6 @@ class ContinuousAttention(nn.Module):
     def _interleaved(self, even: Tensor, odd: Tensor) -> Tensor:
         odd = F.pad(odd, (0, 0, 0, self.num_heads % 2))  # of an odd number of heads, one more is even
         return torch.stack([even, odd], dim=2).flatten(1, 2)[:, : self.num_heads]
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _check(self, query: Tensor, coefficients: Tensor) -> None:
         if query.dim() != 3 or query.shape[-1] != self.embed_dim:
