@@ -1,7 +1,6 @@
 """The ∞-former's memory (Martins et al. 2022): the past as a continuous signal on [0, 1].
 
-``naive.py`` has the paper's equations in their order; ``basis``, ``contraction``, ``sampling``, ``operators`` and
-``update`` write, ``density``, ``read`` and ``kernels`` read.
+``README.md`` has the reading order and the derivations, ``naive.py`` the paper's equations.
 """
 
 from .basis import GaussianBasis

@@ -101,7 +101,7 @@ class GaussianBasis(nn.Module, GaussianFunctions):
             return centers.to(t.device), scales.to(t.device)
         return self.centers, self.scales
 
-    def places(self, like: Tensor) -> Tensor:
+    def distinct_centers(self, like: Tensor) -> Tensor:
         """The distinct centres (num_centers,), dtype and device as in ``grid_like``."""
         return self.grid_like(like)[0][: self.num_centers]
 
@@ -125,10 +125,8 @@ class GaussianBasis(nn.Module, GaussianFunctions):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         saved = [state_dict.get(prefix + name) for name in ("centers", "scales")]
         if all(grid is not None for grid in saved):
-            mine = (self.centers.cpu(), self.scales.cpu())
-            same = all(
-                a.shape == b.shape and torch.allclose(a.float().cpu(), b, rtol=4e-3) for a, b in zip(saved, mine)
-            )
+            own = (self.centers.cpu(), self.scales.cpu())
+            same = all(a.shape == b.shape and torch.allclose(a.float().cpu(), b, rtol=4e-3) for a, b in zip(saved, own))
             if not same:
                 widths = tuple(round(float(w), 6) for w in saved[1].float().unique())
                 raise ValueError(

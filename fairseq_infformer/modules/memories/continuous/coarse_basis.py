@@ -1,9 +1,7 @@
 """Many wide Gaussians, rewritten as fewer and narrower ones: what a memory is read through.
 
-Two Gaussians convolved are a Gaussian, ``N(t; c, s²) = ∫ N(t; x, s²/2) N(x; c, s²/2) dx``, and the trapezoidal rule on
-a grid of spacing h integrates one to ``2 exp(-π² s²/2h²)`` of it (Poisson summation; Trefethen & Weideman 2014). So
-``Σ_j B_j N(t; c_j, s²) = Σ_k B'_k N(t; x_k, s²/2)`` with ``B' = R B``, ``R_kj = h N(x_k; c_j, s²/2)``, to rounding: of
-256 functions of width .05, 83 remain. It holds at every t, so under every density and for all derivatives.
+``Σ_j θ_j N(t; c_j, s²) = Σ_k θ'_k N(t; x_k, s²/2)`` with ``Θ' = R Θ``, to rounding and at every t: of 256 functions of
+width 0.05, 83 remain. ``README.md`` has the derivation.
 """
 
 import math
@@ -33,7 +31,7 @@ def coarse_grid(count: int, width: float) -> CoarseGrid:
     fine = torch.linspace(0, 1, count, dtype=torch.float64)
     decay = math.log(2 / TOLERANCE)
     spacing = width * math.pi / math.sqrt(2 * decay)
-    reach = width * math.sqrt(decay)  # how far the grid goes on beyond the outermost centres
+    reach = width * math.sqrt(decay)  # how far the grid extends beyond the outermost centres
     needed = math.ceil((1 + 2 * reach) / spacing) + 1
     if needed >= count:
         return CoarseGrid(fine, width, None)
@@ -46,7 +44,7 @@ def coarse_grid(count: int, width: float) -> CoarseGrid:
 class CoarseBasis(nn.Module, GaussianFunctions):
     """The functions of a ``GaussianBasis``, those of each width rewritten as fewer ones where they overlap that much.
 
-    Signals of the basis are signals of this one: ``basis.evaluate(t) @ B = coarse.evaluate(t) @ coarse.resample(B)``.
+    Signals of the basis are signals of this one: ``basis.evaluate(t) @ Θ = coarse.evaluate(t) @ coarse.resample(Θ)``.
     Its buffers follow the model's device, stay in float32, and are in no state dict.
     """
 

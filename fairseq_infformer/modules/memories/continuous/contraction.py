@@ -15,9 +15,8 @@ def fixed_contraction(num_tokens: Tensor, lengths: Tensor, tau: float) -> Tensor
 def proportional_contraction(num_tokens: Tensor, lengths: Tensor, tau: float) -> Tensor:
     """Every token read keeps an equal share of [0, 1]: ``τ = n/(n + L)``.
 
-    From n = 16 L on, n is taken from a geometric grid of 5 %, so that a long document needs few distinct operators:
-    their number grows with the logarithm of what was read. The grid's values are the logarithmic means of its cells,
-    which leaves the share of every token what the exact rule gives while n passes through a cell.
+    From n = 16 L on, n is taken from a geometric grid of 5 %, so that a long document needs few distinct operators.
+    The shares stay exact, see ``README.md``.
     """
     exact_up_to, ratio = 16.0, 1.05
     blocks = num_tokens.double() / lengths.clamp_min(1)

@@ -1,8 +1,8 @@
 """The densities that a query can lay over the memory's interval [0, 1].
 
-A density is a value, a NamedTuple of its parameters (mean and variance, one pair a head and query), that knows the
-expectation of the basis under it and its cumulative distribution. ``DENSITIES`` names the classes; a new one joins by
-``@register_density("name")`` and is then found by ``ContinuousAttention`` and by the command line.
+A density is a value, a NamedTuple of its parameters (mean and variance, one pair per head and query), that knows the
+expectation of the basis under it and its cumulative distribution. ``DENSITIES`` names the classes; with
+``@register_density("name")`` a new one is known to ``ContinuousAttention`` and to the command line.
 """
 
 import math
@@ -41,8 +41,8 @@ DENSITIES: dict[str, type[Density]] = {}
 def register_density(name: str) -> Callable[[type], type]:
     """Class decorator: makes a NamedTuple, see ``Density``, known by ``name``.
 
-    Its first fields are ``mean`` and ``variance``; any others are numbers that the read finds linearly, as it finds the
-    mean before its sigmoid, (B, H, T) each.
+    Its first fields are ``mean`` and ``variance``; any others, (B, H, T) each, are linear in the scores, as the mean is
+    before its sigmoid.
     """
 
     def register(cls: type) -> type:
@@ -154,8 +154,8 @@ class RenormalizedGaussianDensity(NamedTuple):
 class SparsemaxDensity(NamedTuple):
     """A parabola cut off where it meets zero: ``p(t) = ¾ (1 − ((t − μ)/a)²)/a`` for ``|t − μ| ≤ a = √(5 variance)``.
 
-    It is continuous sparsemax's (Martins et al. 2020, section 3), whose σ² is ⅔a³; here it is told by its own variance,
-    so that a width means the same under every density. What it weighs outside its support is exactly zero.
+    It is continuous sparsemax's (Martins et al. 2020, section 3), whose σ² is ⅔a³; its parameter here is its own
+    variance, so that a width means the same under every density. What it weighs outside its support is exactly zero.
     """
 
     mean: Tensor
@@ -166,14 +166,12 @@ class SparsemaxDensity(NamedTuple):
         reach = (5 * self.variance).sqrt().unsqueeze(-1)
         z, ratio = (self.mean.unsqueeze(-1) - centers) / scales, reach / scales
         few = 0.02 if ratio.dtype == torch.float64 else 0.5
-        # Each of the two forms meets only what it is for, lest the gradient of the one not chosen be 0 · inf.
-        # The moments of order 0 to 2 of N(0, 1) between the ends of the support.
+        # Two forms, see README.md. Each gets only values that it is for: otherwise the gradient of the one that is not
+        # chosen would be 0 · inf.
         rho = ratio.clamp_min(few)
         lower, upper = z - rho, z + rho
         peaks = (rho + z) * _standard_normal(lower) + (rho - z) * _standard_normal(upper)
         wide = 0.75 / rho * ((1 - (z.square() + 1) / rho.square()) * normal_mass(lower, upper) + peaks / rho.square())
-        # Under a fraction of the function's width these cancel: there the function's Taylor series at the mean, whose
-        # terms are the parabola's moments 1/5, 3/35, 1/21 times Hermite polynomials, is exact to the last digits.
         rho, z = ratio.clamp_max(few), z.clamp(-50, 50)  # beyond, the normal density is 0
         square = z.square()
         narrow = 1 + rho.square() * (square - 1) / 10
@@ -186,6 +184,6 @@ class SparsemaxDensity(NamedTuple):
         return self.expected(basis) @ values
 
     def cdf(self, t: Tensor) -> Tensor:
-        place = (t - self.mean.unsqueeze(-1)) / (5 * self.variance).sqrt().unsqueeze(-1)
-        place = place.clamp(-1, 1)
-        return 0.5 + 0.25 * place * (3 - place.square())
+        z = (t - self.mean.unsqueeze(-1)) / (5 * self.variance).sqrt().unsqueeze(-1)
+        z = z.clamp(-1, 1)
+        return 0.5 + 0.25 * z * (3 - z.square())

@@ -17,7 +17,7 @@ class GibbsDensity(NamedTuple):
 
     mean: Tensor  # (B, H, T)
     variance: Tensor  # (B, H, T)
-    weights: Tensor  # (B, H, T, G) of each cell; or (B, H, T, 0) where nobody asks for them
+    weights: Tensor  # (B, H, T, G) of each cell; or (B, H, T, 0) where they are not needed
 
     def cdf(self, t: Tensor) -> Tensor:
         """Mass left of each of the K points ``t`` (K,) of [0, 1], as (B, H, T, K)."""
@@ -71,7 +71,7 @@ class GibbsAttention(SignalAttention):
             ``variance`` (B, H, T) without gradients.
         """
         with torch.autocast(query.device.type, enabled=False):
-            positions = self.basis.places(coefficients)
+            positions = self.basis.distinct_centers(coefficients)
             signal = self.basis.evaluate(positions) @ coefficients
         signal = signal.to(query.dtype)
         keys, values, query = (self.split_heads(x) for x in (self.k_proj(signal), self.v_proj(signal), query))

@@ -39,7 +39,7 @@ class ContinuousState(NamedTuple):
 
 
 class ContinuousMemory(nn.Module):
-    """An unbounded memory of fixed size: N coefficients a channel (paper, sections 3.1 and 3.2, and sticky memories).
+    """An unbounded memory of fixed size: N coefficients per channel (paper, sections 3.1 and 3.2, and sticky memories).
 
     Args:
         basis: the basis functions.
@@ -49,10 +49,10 @@ class ContinuousMemory(nn.Module):
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
             equal share, so that nothing old is forgotten for being old.
         tau: τ in (0, 1), of the fixed contraction.
-        horizon: of the proportional contraction: how many tokens share the line equally. With more, what is older
-            fades, by a factor e every ``horizon`` tokens. Absent: all of them, for ever.
+        horizon: of the proportional contraction: how many tokens share [0, 1] equally. With more, what is older
+            fades, by a factor e every ``horizon`` tokens. Absent: all of them.
         sampling: where the old signal is sampled. ``uniform``: at the midpoints of M equal parts; ``sticky``: where
-            the last segment's attention looked, M independent draws that repeat when the run repeats;
+            the last segment's attention was, M independent draws that repeat when the run repeats;
             ``sticky-quantile``: the same without randomness, the attention's quantiles at M even probabilities.
         seed: of the draws of ``sticky``; layers with other seeds draw independently.
     """
@@ -121,8 +121,8 @@ class ContinuousMemory(nn.Module):
             x: (B, L, C), oldest first; any L.
             lengths: (B,), how many of the L vectors of each row count, from the left; absent: all. Best on the CPU.
             reset: (B,), rows to empty first; absent: none. Best on the CPU.
-            density: what the last read of this state returned, (B, H, T); sticky sampling keeps what it looked at.
-                Absent: nothing has been read, and samples are uniform.
+            density: what the last read of this state returned, (B, H, T); sticky sampling takes more samples where
+                it has more mass. Absent: nothing has been read, and samples are uniform.
             queries: (B,), how many of the T queries of ``density`` count, from the left; absent: all.
 
         Raises:
@@ -170,7 +170,7 @@ class ContinuousMemory(nn.Module):
     def _check(self, state: ContinuousState, x: Tensor) -> tuple[int, int]:
         batch_size, num_basis, dim = state.coefficients.shape
         if num_basis != self.basis.num_basis:
-            raise ValueError(f"the state has {num_basis} coefficients a channel, the basis {self.basis.num_basis}")
+            raise ValueError(f"the state has {num_basis} coefficients per channel, the basis {self.basis.num_basis}")
         if x.dim() != 3 or x.shape[0] != batch_size or x.shape[2] != dim:
             raise ValueError(f"x must be ({batch_size}, length, {dim}) like the state, got {tuple(x.shape)}")
         return batch_size, x.shape[1]
@@ -184,12 +184,12 @@ class ContinuousMemory(nn.Module):
 def _per_row(value: Tensor | Sequence, name: str, batch_size: int, dtype: torch.dtype) -> Tensor:
     value = torch.as_tensor(value, dtype=dtype).cpu()
     if value.shape != (batch_size,):
-        raise ValueError(f"{name} must be ({batch_size},), one a row, got {tuple(value.shape)}")
+        raise ValueError(f"{name} must be ({batch_size},), one per row, got {tuple(value.shape)}")
     return value
 
 
 class ContinuousReport(NamedTuple):
-    """What a read of a continuous memory reports: where it looked."""
+    """What a read of a continuous memory reports: the densities of its queries."""
 
     density: Density  # parameters (B, H, T)
     lengths: Tensor  # (B,)
@@ -290,7 +290,7 @@ class ContinuousLongTermMemory(LongTermMemory):
             "ltm_mu": Figure(mean.detach(), spread=True),
             "ltm_sigma": Figure(variance.detach().sqrt(), spread=True),
         }
-        if isinstance(report.density, GibbsDensity):  # its width follows from what it finds
+        if isinstance(report.density, GibbsDensity):  # its width follows from the scores
             return moments
         ratio = variance / self.kl_sigma**2
         # The clamp keeps the paper's form, which has no floor on σ, from log(0).

@@ -23,7 +23,7 @@ from .read import ContinuousAttention
 REACH = 12.0
 
 
-# ---- Integrals
+# ---- Numerical integrals
 
 
 @lru_cache
@@ -49,7 +49,7 @@ def integrate(f: Callable[[Tensor], Tensor], lower: Tensor, upper: Tensor, scale
     return length * torch.tensordot(weights.repeat(panels), f(t), dims=1)
 
 
-# ---- Basis and densities
+# ---- Section 3.1: the signal is a sum of basis functions, fitted by ridge regression
 
 
 def normal_pdf(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -65,6 +65,19 @@ def basis_values(basis: GaussianBasis, t: Tensor) -> Tensor:
         for center in centers:
             columns.append(normal_pdf(t, center, torch.tensor(width, dtype=torch.float64) ** 2))
     return torch.stack(columns, dim=1)
+
+
+def ridge_regression(design: Tensor, targets: Tensor, ridge: float) -> Tensor:
+    """The Θ (N, C) that minimises ``‖design·Θ − targets‖² + ridge·‖Θ‖²`` (paper, section 3.1).
+
+    By least squares with √ridge·I below the design matrix: the normal equations are never formed.
+    """
+    penalty = math.sqrt(ridge) * torch.eye(design.shape[1], dtype=torch.float64)
+    zeros = torch.zeros(design.shape[1], targets.shape[1], dtype=torch.float64)
+    return torch.linalg.lstsq(torch.cat([design, penalty]), torch.cat([targets, zeros])).solution
+
+
+# ---- Section 3.1: densities
 
 
 class ReferenceDensity(NamedTuple):
@@ -125,27 +138,7 @@ def expected_basis(density: ReferenceDensity, basis: GaussianBasis) -> Tensor:
     )
 
 
-def density_mass(density: ReferenceDensity, start: float, stop: float) -> Tensor:
-    """Mass () of the density between ``start`` and ``stop``."""
-    points = density.lower.new_tensor([start, stop])
-    lower, upper = torch.clamp(points, density.lower, density.upper)
-    return integrate(density.pdf, lower, upper, density.scale)
-
-
-def kl(mean: Tensor, variance: Tensor, sigma: float) -> Tensor:
-    """``KL(N(mean, variance) ‖ N(mean, sigma²))``, (), of scalars (the paper's regulariser)."""
-    density = gaussian(mean, variance)
-
-    def integrand(t: Tensor) -> Tensor:
-        # The quotient's logarithm term by term: both densities underflow in their tails.
-        distance = (t - mean) ** 2
-        exponents = distance / (2 * sigma**2) - distance / (2 * variance)
-        return density.pdf(t) * (exponents - torch.log(variance / sigma**2) / 2)
-
-    return integrate(integrand, density.lower, density.upper, density.scale)
-
-
-# ---- Reading the continuous memory
+# ---- Section 3.1: reading
 
 
 def by_projection(
@@ -164,17 +157,17 @@ def by_projection(
 
 
 def by_content(query: Tensor, coefficients: Tensor, head: int, attention: ContinuousAttention) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the place, for a query (C,) and coefficients (N, C), when places are drawn by softmax."""
+    """Mean and variance of a position that softmax attention draws, for a query (C,) and coefficients (N, C)."""
     d = attention.embed_dim // attention.num_heads
     part = slice(head * d, (head + 1) * d)
-    places = torch.linspace(0, 1, attention.basis.num_centers, dtype=torch.float64)
+    positions = torch.linspace(0, 1, attention.basis.num_centers, dtype=torch.float64)
     weights = []
-    for signal in basis_values(attention.basis, places) @ coefficients:
+    for signal in basis_values(attention.basis, positions) @ coefficients:
         key = attention.k_proj.weight @ signal
         weights.append(torch.exp(key[part] @ query[part] / math.sqrt(d)))
     probability = torch.stack(weights) / sum(weights)
-    mean = (probability * places).sum()
-    return mean, (probability * (places - mean) ** 2).sum()
+    mean = (probability * positions).sum()
+    return mean, (probability * (positions - mean) ** 2).sum()
 
 
 def read(
@@ -191,13 +184,13 @@ def read(
     """
     batch, queries, dim = query.shape
     heads, d = attention.num_heads, dim // attention.num_heads
-    by_parity = {"projection": [by_projection] * 2, "content": [by_content] * 2, "mixed": [by_content, by_projection]}
+    even_odd = {"projection": [by_projection] * 2, "content": [by_content] * 2, "mixed": [by_content, by_projection]}
     context, means, variances = [], [], []
     for row in range(batch):
         values = coefficients[row] @ attention.v_proj.weight.T
         for head in range(heads):
             part = slice(head * d, (head + 1) * d)
-            locate = by_parity[attention.addressing][head % 2]
+            locate = even_odd[attention.addressing][head % 2]
             for i in range(queries):
                 mean, variance = locate(query[row, i], coefficients[row], head, attention)
                 variance = variance + attention.min_sigma**2
@@ -208,9 +201,6 @@ def read(
     z = torch.stack(context).view(batch, heads, queries, d).transpose(1, 2).reshape(batch, queries, dim)
     shape = (batch, heads, queries)
     return z @ attention.out_proj.weight.T, torch.stack(means).view(shape), torch.stack(variances).view(shape)
-
-
-# ---- Writing the continuous memory
 
 
 def gibbs_read(query: Tensor, coefficients: Tensor, attention: GibbsAttention) -> tuple[Tensor, GibbsDensity]:
@@ -237,6 +227,22 @@ def gibbs_read(query: Tensor, coefficients: Tensor, attention: GibbsAttention) -
     return context, GibbsDensity(*(torch.stack(each).detach().unflatten(0, shape) for each in zip(*densities)))
 
 
+def kl(mean: Tensor, variance: Tensor, sigma: float) -> Tensor:
+    """``KL(N(mean, variance) ‖ N(mean, sigma²))``, (), of scalars (the paper's regulariser)."""
+    density = gaussian(mean, variance)
+
+    def integrand(t: Tensor) -> Tensor:
+        # The quotient's logarithm term by term: both densities underflow in their tails.
+        distance = (t - mean) ** 2
+        exponents = distance / (2 * sigma**2) - distance / (2 * variance)
+        return density.pdf(t) * (exponents - torch.log(variance / sigma**2) / 2)
+
+    return integrate(integrand, density.lower, density.upper, density.scale)
+
+
+# ---- Section 3.2: writing
+
+
 def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float:
     """τ, the part of [0, 1] that ``num_tokens`` in memory keep when ``length`` more come; no grid."""
     if num_tokens == 0:
@@ -245,33 +251,6 @@ def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float
         return memory.tau
     sharing = num_tokens if memory.horizon is None else min(num_tokens, memory.horizon)
     return sharing / (sharing + length)
-
-
-def ridge_regression(design: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """The B (N, C) that minimises ``‖design·B − targets‖² + ridge·‖B‖²`` (paper, section 3.1).
-
-    By least squares with √ridge·I below the design matrix: the normal equations are never formed.
-    """
-    penalty = math.sqrt(ridge) * torch.eye(design.shape[1], dtype=torch.float64)
-    zeros = torch.zeros(design.shape[1], targets.shape[1], dtype=torch.float64)
-    return torch.linalg.lstsq(torch.cat([design, penalty]), torch.cat([targets, zeros])).solution
-
-
-def attention_histogram(densities: list[ReferenceDensity], num_bins: int) -> list[float]:
-    """The share of each bin of [0, 1] in the mass that the densities of one row lay on it (paper, sticky memories)."""
-    edges = [number / num_bins for number in range(num_bins + 1)]
-    masses = [sum(float(density_mass(d, *bin)) for d in densities) for bin in pairwise(edges)]
-    total = sum(masses)
-    return [mass / total if total > 0 else 1 / num_bins for mass in masses]
-
-
-def quantile(histogram: list[float], probability: float) -> float:
-    """The position left of which the histogram, even inside a bin, has this probability."""
-    for number, mass in enumerate(histogram):
-        if probability < mass:
-            return (number + probability / mass) / len(histogram)
-        probability -= mass
-    return 1.0
 
 
 def write(
@@ -312,3 +291,30 @@ def write(
     regression = Regression(memory.basis.num_basis, memory.basis.widths, memory.samples, memory.ridge)
     step = Step(tau, length, memory.contraction == "fixed" or memory.horizon is not None)
     return ridge_regression(design, torch.stack(targets), ridge_used(regression, step))
+
+
+# ---- Sticky memories: where the old signal is sampled
+
+
+def density_mass(density: ReferenceDensity, start: float, stop: float) -> Tensor:
+    """Mass () of the density between ``start`` and ``stop``."""
+    points = density.lower.new_tensor([start, stop])
+    lower, upper = torch.clamp(points, density.lower, density.upper)
+    return integrate(density.pdf, lower, upper, density.scale)
+
+
+def attention_histogram(densities: list[ReferenceDensity], num_bins: int) -> list[float]:
+    """The share of each bin of [0, 1] in the mass that the densities of one row lay on it (paper, sticky memories)."""
+    edges = [number / num_bins for number in range(num_bins + 1)]
+    masses = [sum(float(density_mass(d, *bin)) for d in densities) for bin in pairwise(edges)]
+    total = sum(masses)
+    return [mass / total if total > 0 else 1 / num_bins for mass in masses]
+
+
+def quantile(histogram: list[float], probability: float) -> float:
+    """The position left of which the histogram, even inside a bin, has this probability."""
+    for number, mass in enumerate(histogram):
+        if probability < mass:
+            return (number + probability / mass) / len(histogram)
+        probability -= mass
+    return 1.0

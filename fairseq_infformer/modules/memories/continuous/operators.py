@@ -1,8 +1,7 @@
 """The linear map of an update: contraction, sampling and ridge regression in one, solved once and cached.
 
-The old signal, evaluated at M points that are put on [0, τ], and L new vectors, put on (τ, 1], are fitted together.
-With F the basis at those M + L positions, ``(FᵀF + λI)⁻¹ Fᵀ`` depends on the positions alone: it is solved in
-float64, and shared by rows, layers and heads. Where the old signal is sampled changes the right-hand side alone.
+It depends on the positions of samples and new vectors alone: it is solved in float64, and shared by rows, layers and
+heads. Where the old signal is sampled changes the right-hand side alone. ``README.md`` has the formulas.
 """
 
 import math
@@ -16,11 +15,11 @@ from torch import Tensor
 from .basis import GaussianBasis
 from .sampling import midpoints
 
-# How many solved operators are kept, of 2 MiB each at N = L = 512: few for rows that read on in step, which need no
-# more memory for a million tokens than for thousands; more for rows of different ages, which meet them again.
+# How many solved operators are kept, of 2 MiB each at N = L = 512: few for rows of equal age, which need no more memory
+# for a million tokens than for thousands; more for rows of different ages, which need them again.
 OPERATORS_KEPT, OPERATORS_KEPT_AT_MOST, OPERATORS_KEPT_FOR_EACH_NEEDED = 32, 128, 8
 # A memory that grows by more than this with every update would overflow. What is written shortly after it may be
-# stretched at the ends of the line, by a few per cent that the next contraction takes back.
+# stretched at the ends of [0, 1], by a few per cent that the next contraction takes back.
 GROWTH_ALLOWED = 1.1
 # Where the same map is applied at every update, any growth compounds. It was seen with at most 5 vectors at a time,
 # which leave most functions of the basis undetermined.
@@ -40,7 +39,7 @@ class Regression(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is special about one update."""
+    """What distinguishes one update."""
 
     tau: float  # the part of [0, 1] that the old signal keeps; 0 where there is none
     length: int  # L
@@ -58,10 +57,10 @@ def refit_operators(
         A (N, N), for an old signal of coefficients Θ that is sampled at M midpoints, or P (N, M), for M samples S taken
         anywhere, in order; and G (N, L). The λ is that of ``ridge_used``.
     """
-    from_old, from_new, _ = _stable(regression, step)
+    old_map, new_map, _ = _stable(regression, step)
     if not from_samples:
-        from_old = from_old @ _sample_basis(regression)
-    return from_old.to(device, dtype), from_new.to(device, dtype)
+        old_map = old_map @ _sample_basis(regression)
+    return old_map.to(device, dtype), new_map.to(device, dtype)
 
 
 @lru_cache(maxsize=4096)
@@ -153,15 +152,15 @@ class OperatorCache:
     def get(self, wanted: list[tuple]) -> list[tuple[Tensor, Tensor]]:
         """What one batch needs, solved where it is not held."""
         self.room = max(self.room, min(OPERATORS_KEPT_AT_MOST, OPERATORS_KEPT_FOR_EACH_NEEDED * len(wanted)))
-        found = []
+        operators = []
         for arguments in wanted:
             if arguments not in self.solved:
                 self.solved[arguments] = refit_operators(*arguments)
             self.solved.move_to_end(arguments)
-            found.append(self.solved[arguments])
+            operators.append(self.solved[arguments])
         while len(self.solved) > self.room:
             self.solved.popitem(last=False)
-        return found
+        return operators
 
 
 OPERATORS = OperatorCache()

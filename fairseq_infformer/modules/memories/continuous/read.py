@@ -19,19 +19,19 @@ LEAST_VARIANCE = 1e-12
 
 
 class ContinuousAttention(SignalAttention):
-    """Continuous attention over the signal ``x̄(t) = Bᵀ ψ(t)`` (paper, section 3.1, equations 8 to 12).
+    """Continuous attention over the signal ``x̄(t) = Θᵀ ψ(t)`` (paper, section 3.1, equations 8 to 12).
 
-    With keys ``K = B W_K`` and values ``V = B W_V``, head by head, a query reads ``z = E_t[V(t)] = Vᵀ r`` with
-    ``r = E_t[ψ(t)]``, under a density whose mean and variance it finds in one of these ways:
+    With keys ``K = Θ W_K`` and values ``V = Θ W_V``, head by head, a query reads ``z = E_t[V(t)] = Vᵀ r`` with
+    ``r = E_t[ψ(t)]``, under a density whose mean and variance it gets in one of these ways:
 
     - ``projection``, the paper's: ``μ = sigmoid(w_μᵀ K q/√d + a)`` and ``σ² = σ_min² + softplus(w_σᵀ K q/√d + b)``.
       Neither K (N×C) nor the scores (T×N) are ever formed: both are linear in K, so the memory is folded with the two
       N-vectors first. The paper's form is ``min_sigma=0, flat_start=True``: no offsets ``a``, ``b``, no floor on σ.
     - ``content``: ``μ = Σ_g p_g t_g`` and ``σ² = σ_min² + Σ_g p_g (t_g − μ)²`` with ``p = softmax(k(t_g)·q/√d)``, the
       moments of ordinary attention over the signal's keys ``k(t) = W_Kᵀ x̄(t)`` at the centres of the basis. A query
-      that fits one place looks there, one that fits none averages the whole memory. In a projection, what little each
-      of the N places says at random adds up, and moves μ as much as the place that is sought.
-    - ``mixed``: heads 0, 2, 4 … find it by content, the others by projection.
+      that matches one position reads there, one that matches none averages the whole memory. By projection, the small
+      random scores of all N functions add up, and move μ as much as the position that is sought.
+    - ``mixed``: content in heads 0, 2, 4 …, projection in the others.
 
     Args:
         embed_dim: C. num_heads: H, a divisor of C.
@@ -73,7 +73,7 @@ class ContinuousAttention(SignalAttention):
         if addressing != "content":
             self.mean_proj = nn.Linear(basis.num_basis, 1, bias=False)
             self.variance_proj = nn.Linear(basis.num_basis, 1, bias=False)
-        # Parameters of the density beyond mean and variance, which content says nothing of.
+        # Parameters of the density beyond mean and variance, which content does not give.
         further = len(self.density._fields) - 2
         if further and addressing != "projection":
             raise SettingError("addressing", f"must be projection for the density {density}, got {addressing}")
@@ -93,7 +93,7 @@ class ContinuousAttention(SignalAttention):
 
         Args:
             query: (B, T, C), the projected queries of all heads side by side.
-            coefficients: B of each row, (B, N, C); they are used in float32 or float64, whatever the query's dtype.
+            coefficients: Θ of each row, (B, N, C); they are used in float32 or float64, whatever the query's dtype.
 
         Returns:
             context (B, T, C) in the query's dtype, after the output projection; the density, its ``mean`` and
@@ -120,9 +120,9 @@ class ContinuousAttention(SignalAttention):
             mean, variance, *further = self._by_projection(query, coefficients)
         else:
             even, odd = slice(0, None, 2), slice(1, None, 2)
-            found = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
-            mean, variance = (self._interleaved(*pair) for pair in zip(*found))
-        # Attention that is all on one place has no variance, a density without one no mass, its root no gradient.
+            parts = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
+            mean, variance = (self._interleaved(*pair) for pair in zip(*parts))
+        # Attention that is all at one position has no variance, a density without one no mass, its root no gradient.
         return self.density(mean, (variance + self.min_sigma**2).clamp_min(LEAST_VARIANCE), *further)
 
     def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, ...]:
@@ -139,12 +139,12 @@ class ContinuousAttention(SignalAttention):
         return torch.sigmoid(mean), F.softplus(variance), *further
 
     def _by_content(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        places = self.basis.places(coefficients)
-        keys = self._keys(self.basis.evaluate(places) @ coefficients, heads)
+        positions = self.basis.distinct_centers(coefficients)
+        keys = self._keys(self.basis.evaluate(positions) @ coefficients, heads)
         # Attention whose values are t and t², from the middle, where they are most exact; as many columns as the keys
         # have, for which it has its fast paths.
-        place = places - 0.5
-        moments = torch.stack([place, place.square()], dim=-1)
+        centred = positions - 0.5
+        moments = torch.stack([centred, centred.square()], dim=-1)
         moments = F.pad(moments, (0, max(0, keys.shape[-1] - 2))).expand(*keys.shape[:2], -1, -1)
         first, second = F.scaled_dot_product_attention(query[:, heads], keys, moments)[..., :2].unbind(-1)
         return first + 0.5, (second - first.square()).clamp_min(0)

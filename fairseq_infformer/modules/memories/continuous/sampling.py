@@ -1,7 +1,7 @@
-"""Where an update samples the old signal: evenly, or where the last segment's attention looked (sticky memories).
+"""Where an update samples the old signal: evenly, or where the last segment's attention was (sticky memories).
 
 Sticky positions are the inverse of the cumulative distribution of a histogram of the attention: at even probabilities
-without randomness, at random ones for independent draws, whose bin is multinomial and whose place in it is uniform.
+without randomness, at random ones for independent draws, whose bin is multinomial and whose position in it is uniform.
 """
 
 from typing import Optional
@@ -49,7 +49,7 @@ def attention_histogram(density: Density, queries: Optional[Tensor] = None, num_
             mass = mass.masked_fill(padding_mask(queries - start, mass.shape[1], edges.device)[:, :, None], 0)
         counts += mass.sum(1, dtype=torch.float64)
     total = counts.sum(1, keepdim=True)
-    # Less than a billionth of one query: what rounding leaves of attention that is all elsewhere.
+    # Less than a billionth of one query: what rounding leaves of attention that is all outside.
     return torch.where(total > 1e-9, counts / total.clamp_min(1e-9), 1 / num_bins)
 
 
@@ -67,7 +67,7 @@ def inverse_cdf(histogram: Tensor, probabilities: Tensor) -> Tensor:
     above = above / above[:, -1:]
     probabilities = probabilities.to(histogram).expand(len(histogram), -1).contiguous()
     number = torch.searchsorted(above, probabilities, right=True).clamp_max(num_bins - 1)
-    # An empty bin is never found: its cumulative probability is not above that of the bin before it.
+    # Never an empty bin: its cumulative probability is not above that of the bin before it.
     mass = histogram.gather(1, number)
     inside = 1 - (above.gather(1, number) - probabilities) / mass.clamp_min(torch.finfo(mass.dtype).tiny)
     return (number + inside.clamp(0, 1)) / num_bins
@@ -76,8 +76,8 @@ def inverse_cdf(histogram: Tensor, probabilities: Tensor) -> Tensor:
 def hashed_uniform(keys: Tensor, count: int, seed: int = 0) -> Tensor:
     """``count`` numbers in (0, 1) for each key, as good as random, and the same at every call.
 
-    The place of a generator: what a row draws depends on its key alone, not on the rows beside it, on what was drawn
-    before or on the device, so a run repeats, a forward pass may run twice, and a resumed run goes on as it would have.
+    Used instead of a random generator: what a row draws depends on its key alone, not on the rows beside it, on earlier
+    draws or on the device. So a run repeats, a forward pass may run twice, and a resumed run continues exactly.
 
     Args:
         keys: (B,) int64. seed: gives other numbers for the same keys.

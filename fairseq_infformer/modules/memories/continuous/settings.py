@@ -7,7 +7,7 @@ from .contraction import CONTRACTIONS
 from .density import DENSITIES
 from .sampling import SAMPLINGS
 
-# How a query finds the mean and the variance of its density.
+# How a query gets the mean and the variance of its density.
 ADDRESSINGS = ("projection", "content", "mixed")
 
 
@@ -51,7 +51,7 @@ class ContinuousSettings:
     addressing: str = field(
         default="projection",
         metadata={
-            "help": "how a query finds the mean and variance of its density: projection (the paper's: linear in the "
+            "help": "how a query gets the mean and variance of its density: projection (the paper's: linear in the "
             "scores of all basis functions), content (those of softmax attention over the signal at the centres: finds "
             "a single fact) or mixed (half of the heads each)",
             "choices": ADDRESSINGS,

@@ -57,15 +57,13 @@ def row_maps(
     taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
     distinct, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
     repeated = settings.contraction == "fixed" or settings.horizon is not None
-    placed = histogram is not None, like.dtype, like.device
-    operators = OPERATORS.get(
-        [(regression, Step(tau, int(used), repeated), *placed) for tau, used in distinct.tolist()]
-    )
-    operators = [(from_old, _padded(from_new, length)) for from_old, from_new in operators]
-    if len(operators) == 1:
-        old_map, new_map = (operator[None] for operator in operators[0])
+    steps = [Step(tau, int(used), repeated) for tau, used in distinct.tolist()]
+    operators = OPERATORS.get([(regression, step, histogram is not None, like.dtype, like.device) for step in steps])
+    maps = [(old_map, _padded(new_map, length)) for old_map, new_map in operators]
+    if len(maps) == 1:
+        old_map, new_map = (each[None] for each in maps[0])
     else:
-        old_map, new_map = (torch.stack(parts)[row.to(like.device)] for parts in zip(*operators))
+        old_map, new_map = (torch.stack(each)[row.to(like.device)] for each in zip(*maps))
     if histogram is None:
         return RowMaps(old_map, new_map, None)
     positions = sample_positions(histogram, settings.samples, settings.sampling, num_tokens, settings.seed)
@@ -98,9 +96,8 @@ def refit(
 ) -> tuple[Tensor, Tensor]:
     """The memory after the first ``lengths`` (B,) vectors of each row of ``x`` (B, L, C) were added.
 
-    Between samples that lie far apart the regression overshoots, by a fifth and more. Where attention looks for what
-    is large, sticky samples gather there: the next update would take the overshoot for the signal, and so on without
-    end. So no sticky sample is longer than the longest vector that was ever written; one that is, is scaled down.
+    No sticky sample may be longer than the longest vector that was ever written: one that is, is scaled down, since
+    overshoot between samples would grow from update to update (``README.md``).
 
     Args:
         coefficients: (B, N, C) of the memory before. largest: (B,), the greatest norm of a vector written to it.
@@ -147,12 +144,12 @@ def _factors(samples: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def refuse_nonfinite(x: Tensor) -> None:
-    """ValueError with the place of the first value of ``x`` (B, L, C) that is not finite, if there is one."""
-    places = (~x.isfinite()).nonzero()
-    if len(places):
-        row, position, channel = places[0].tolist()
+    """ValueError names the first value of ``x`` (B, L, C) that is not finite, if any."""
+    indices = (~x.isfinite()).nonzero()
+    if len(indices):
+        row, vector, channel = indices[0].tolist()
         raise ValueError(
-            f"x must be finite, got {float(x[row, position, channel])} in row {row}, vector {position}, channel "
+            f"x must be finite, got {float(x[row, vector, channel])} in row {row}, vector {vector}, channel "
             f"{channel}; the memory would keep it for good"
         )
 

@@ -64,10 +64,10 @@ def _read_backward(
     kernels = _kernels(values)
     grad_mean, grad_variance, by_part = torch.zeros_like(mean), torch.zeros_like(variance), []
     for width, part, at in zip(widths, values.split(counts, dim=1), centers.split(counts)):
-        found = kernels.gaussian_sum_backward(grad, mean, variance + width**2, part, at)
-        grad_mean += found[0]
-        grad_variance += found[1]
-        by_part.append(found[2])
+        for_mean, for_variance, for_part = kernels.gaussian_sum_backward(grad, mean, variance + width**2, part, at)
+        grad_mean += for_mean
+        grad_variance += for_variance
+        by_part.append(for_part)
     return grad_mean, grad_variance, torch.cat(by_part, dim=1)
 
 
@@ -111,6 +111,6 @@ def triton_kernels(device: torch.device) -> Optional[ModuleType]:
         vector, center = row[None], row[0]
         triton.gaussian_sum_backward(triton.gaussian_sum(row, row, vector, center), row, row, vector, center)
     except Exception as error:  # no Triton, no compiler, a card that it does not know: all are slower, none is wrong
-        logger.warning("the read goes without Triton on %s: %s: %s", device, type(error).__name__, error)
+        logger.warning("reading without Triton on %s: %s: %s", device, type(error).__name__, error)
         return None
     return triton

@@ -1,7 +1,7 @@
 """``Σ_j N(mean_t; c_j, variance_t) V_j`` and its gradients, in blocks that stay in the cache.
 
-The T×n matrix of densities is cheap to compute and dear to store and to pass over: it is made block by block, in place,
-and made again for the gradients.
+The T×n matrix of densities is cheap to compute and dear to store and to pass over: it is computed block by block, in
+place, and again for the gradients.
 """
 
 import math

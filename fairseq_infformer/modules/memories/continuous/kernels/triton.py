@@ -1,4 +1,4 @@
-"""Triton kernels for ``gaussian_sum``: a tile of the densities at a time, in registers, made again for the gradients.
+"""Triton kernels for ``gaussian_sum``: a tile of densities at a time, in registers, computed again for gradients.
 
 Densities never reach the GPU's memory. Arguments and results are those of ``gaussian_sum``, in float32; products are
 in full float32 precision, since positions are finer than TF32.
@@ -24,7 +24,7 @@ def _peak(variance):
 
 @triton.jit
 def _vectors(row, index, size, dim, BLOCK_D: tl.constexpr):
-    """Offsets in a (R, size, dim) tensor of the vectors ``index`` of row ``row``, and which of them are there."""
+    """Offsets in a (R, size, dim) tensor of the vectors ``index`` of row ``row``, and which of them exist."""
     column = tl.arange(0, BLOCK_D)
     offsets = (row * size + index)[:, None] * dim + column[None, :]
     return offsets, (index < size)[:, None] & (column < dim)[None, :]

@@ -64,10 +64,10 @@ def test_gibbs_histogram_follows_what_was_sought():
     basis = module.basis
     target = 3
     coefficients = torch.linalg.lstsq(
-        basis.evaluate(basis.places(torch.empty(0, dtype=torch.float64))),
+        basis.evaluate(basis.distinct_centers(torch.empty(0, dtype=torch.float64))),
         torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 1, 0, 0]), 2).double() @ torch.randn(2, WIDTH).double(),
     ).solution
-    signal = basis.evaluate(basis.places(coefficients)) @ coefficients
+    signal = basis.evaluate(basis.distinct_centers(coefficients)) @ coefficients
     key = module.k_proj(signal)[target] - module.k_proj(signal)[0]
     query = (20 * key / key.square().sum() * math.sqrt(WIDTH)).expand(1, QUERIES, WIDTH)
     _, density = module(query, coefficients[None])
