@@ -573,7 +573,7 @@ def test_write_refuses_wrong_arguments(arguments, message):
 
 
 def test_write_refuses_a_state_of_another_basis():
-    with pytest.raises(ValueError, match="state has 7 coefficients a channel, the basis 12"):
+    with pytest.raises(ValueError, match="state has 7 coefficients per channel, the basis 12"):
         ContinuousMemory(BASES[0]).write(empty(ContinuousMemory(BASES[1]), 2), vectors(2, 5))
 
 
