@@ -185,7 +185,7 @@ def test_eval_lm_scores_a_checkpoint_copied_elsewhere(halfway, documents, tmp_pa
 
 
 def test_resume_in_half_precision_gives_the_same_weights(documents, tmp_path, caplog):
-    """The float32 weights that the optimizer changes, too; a checkpoint of an earlier version goes on without them."""
+    """The float32 weights that the optimizer changes, too; a checkpoint of an earlier version resumes without them."""
 
     def train_here(save: Path, updates: int) -> dict:
         flags = ["--tokens-per-sample", 16, "--batch-size", 4, "--num-workers", 0, "--bf16", "--optimizer", "ltm_adam"]

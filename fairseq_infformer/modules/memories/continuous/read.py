@@ -122,7 +122,8 @@ class ContinuousAttention(SignalAttention):
             even, odd = slice(0, None, 2), slice(1, None, 2)
             parts = self._by_content(query, coefficients, even), self._by_projection(query, coefficients, odd)
             mean, variance = (self._interleaved(*pair) for pair in zip(*parts))
-        # Attention that is all at one position has no variance, a density without one no mass, its root no gradient.
+        # If all attention is at one position the variance is 0: the density would be degenerate, and the gradient of
+        # the square root infinite.
         return self.density(mean, (variance + self.min_sigma**2).clamp_min(LEAST_VARIANCE), *further)
 
     def _by_projection(self, query: Tensor, coefficients: Tensor, heads: slice = slice(None)) -> tuple[Tensor, ...]:
