@@ -1,4 +1,4 @@
-"""The memory and its parts, in plain PyTorch: nothing here imports fairseq."""
+"""Long-term memories, attention and layers in plain PyTorch: nothing in this folder imports fairseq."""
 
 from .memories import LongTermMemory
 from .memories.compressive import COMPRESSIONS, CompressiveMemory, CompressiveState

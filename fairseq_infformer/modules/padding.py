@@ -1,4 +1,4 @@
-"""Rows of unequal length in one tensor: what stands past a row's length is a pad, and counts for nothing."""
+"""Rows of unequal length in one tensor: what is past a row's length is a pad, and counts for nothing."""
 
 from typing import Optional
 
@@ -12,7 +12,7 @@ def padding_mask(lengths: Tensor, width: int, device: Optional[torch.device] = N
 
 
 def zero_pads(x: Tensor, lengths: Tensor) -> Tensor:
-    """``x`` (B, L, C) with zeros for all that stands past ``lengths`` (B,), on the CPU; what it was plays no part.
+    """``x`` (B, L, C) with zeros past ``lengths`` (B,), on the CPU.
 
     A weight of 0 is not enough, since 0 · inf is not 0.
     """

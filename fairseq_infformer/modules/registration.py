@@ -1,4 +1,4 @@
-"""What holds of all that users add under a name."""
+"""The check of everything that users register under a name."""
 
 import sys
 

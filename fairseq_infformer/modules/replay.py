@@ -1,7 +1,7 @@
 """Gradients through many segments at the activation memory of one: memory replay back-propagation.
 
-A recurrent step is any function ``step(state, input) -> (state, output)`` of tensors, in tuples, lists or dicts as one
-likes; the output is a loss, or what a loss is made of. ``unroll`` runs it over the inputs and keeps all activations for
+A recurrent step is any function ``step(state, input) -> (state, output)`` of tensors, in tuples, lists or dicts;
+the output is a loss, or what a loss is computed from. ``unroll`` runs it over the inputs and keeps all activations for
 the backward pass. ``replay`` gives the same outputs and gradients and keeps the states between the steps alone: the
 backward pass goes from the last step to the first, runs each again, and passes the gradient of its incoming state on to
 the step before (Wu et al. 2020, Memformer, algorithm 1). Random numbers and autocast are those of the first run.

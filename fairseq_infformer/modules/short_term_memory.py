@@ -31,31 +31,31 @@ class ShortTermMemory(NamedTuple):
         return ShortTermMemory(_shift_right(hidden, x.shape[1] - lengths), self.lengths + lengths)
 
     def from_left(self) -> Tensor:
-        """The vectors (B, W, C) of each row from the left end on; what stands to the right of them does not count."""
+        """The vectors (B, W, C) of each row from the left end on; what is to the right of them does not count."""
         return _shift_right(self.hidden, self.lengths - self.hidden.shape[1])
 
     def followed_by(self, later: "ShortTermMemory") -> "ShortTermMemory":
-        """Both as one; rows of ``later`` that are not full must be empty here."""
+        """Both as one; rows of this one must be empty where those of ``later`` are not full."""
         return ShortTermMemory(torch.cat([self.hidden, later.hidden], dim=1), self.lengths + later.lengths)
 
     def split(self, width: int) -> tuple["ShortTermMemory", Tensor, Tensor]:
-        """What the ``width`` last places keep, and what leaves them.
+        """The last ``width`` vectors, and those before them, which leave.
 
         Returns:
-            the short-term memory (B, at most width, C), the vectors that leave, oldest first from the left (B, those
-            of the W places that are more than width, C), and how many leave each row (B,).
+            the short-term memory (B, at most width, C), the vectors that leave, oldest first from the left
+            (B, max(0, W - width), C), and how many leave each row (B,).
         """
-        places = max(0, self.hidden.shape[1] - width)
+        surplus = max(0, self.hidden.shape[1] - width)
         leaving = (self.lengths - width).clamp_min(0)
-        # Vectors lie at the right end of their places. Where all or none leave, there is nothing to align.
-        gone = _shift_right(self.hidden[:, :places], torch.where(leaving > 0, leaving - places, 0))
-        return ShortTermMemory(self.hidden[:, places:], self.lengths - leaving), gone, leaving
+        # Vectors are at the right end. Where all or none leave, there is nothing to align.
+        gone = _shift_right(self.hidden[:, :surplus], torch.where(leaving > 0, leaving - surplus, 0))
+        return ShortTermMemory(self.hidden[:, surplus:], self.lengths - leaving), gone, leaving
 
 
-def _shift_right(x: Tensor, places: Tensor) -> Tensor:
-    """Each row of ``x`` (B, W, C) moved ``places`` (B,) to the right, round the end; negative moves left."""
-    if not bool(places.any()):
+def _shift_right(x: Tensor, shift: Tensor) -> Tensor:
+    """Each row of ``x`` (B, W, C) rotated by ``shift`` (B,) to the right; negative rotates left."""
+    if not bool(shift.any()):
         return x
     width = x.shape[1]
-    index = (torch.arange(width) - places[:, None]) % width
+    index = (torch.arange(width) - shift[:, None]) % width
     return x.gather(1, index.to(x.device)[:, :, None].expand_as(x))

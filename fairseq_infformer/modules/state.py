@@ -27,7 +27,7 @@ def named_tensors(state: Optional[NamedTuple], prefix: str = "") -> dict[str, Te
 
 
 def with_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> State:
-    """A state of the kind of ``like`` with these tensors, in the dtype and on the device of its own.
+    """A state of the class of ``like`` with these tensors, in the dtypes and on the devices of its own.
 
     Args:
         tensors: has all names that ``named_tensors`` gives of ``like``.

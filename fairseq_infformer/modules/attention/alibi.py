@@ -8,14 +8,14 @@ from .base import Attention
 
 
 class AlibiAttention(Attention):
-    """Attention with linear biases: the score falls by a slope of the head for each place of distance (ALiBi, Press
-    et al. 2022, section 3). Arguments are those of ``Attention``."""
+    """Attention with linear biases: the score falls by a slope of the head per token of distance (ALiBi, Press et al.
+    2022, section 3). Arguments are those of ``Attention``."""
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         queries, total = query.shape[2], keys.shape[2]
         exact = torch.promote_types(keys.dtype, torch.float32)
-        place = torch.arange(total, device=keys.device, dtype=exact)
-        distance = place[total - queries :, None] - place
+        position = torch.arange(total, device=keys.device, dtype=exact)
+        distance = position[total - queries :, None] - position
         bias = (alibi_slopes(self.num_heads, distance) * -distance).masked_fill(mask, float("-inf"))
         bias = bias.to(keys.dtype).expand(len(keys), -1, -1, -1)
         return F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, bias, self.dropout_now)

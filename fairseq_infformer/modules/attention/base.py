@@ -38,9 +38,9 @@ class Attention(nn.Module, ABC):
 
         Args:
             query: projected queries (B, T, C).
-            hidden: (B, K, C), the short-term memory followed by the segment: the last T are the queries' own places.
-            mask: bool, True where a query must not look: (T, K), the future alone, or (B, 1, T, K), the future and
-                the first places of some rows.
+            hidden: (B, K, C), the short-term memory followed by the segment: the last T are the queries' own.
+            mask: bool, True where attention is forbidden: (T, K), the future alone, or (B, 1, T, K), the future and
+                the first positions of some rows.
 
         Returns:
             (B, T, C), after the output projection.

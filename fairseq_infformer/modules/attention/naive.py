@@ -24,12 +24,12 @@ def encoded_distance(distance: int, dim: int) -> Tensor:
 
 
 class Pair(NamedTuple):
-    """A query and a key of one head, (d,) each, and their places in the window."""
+    """A query and a key of one head, (d,) each, and their positions in the window."""
 
     query: Tensor
     key: Tensor
-    query_place: int
-    key_place: int
+    query_position: int
+    key_position: int
 
 
 def content_score(pair: Pair, head: int, attention: PlainAttention) -> Tensor:
@@ -42,24 +42,24 @@ def relative_score(pair: Pair, head: int, attention: RelativeAttention) -> Tenso
     d = len(pair.query)
     part = slice(head * d, (head + 1) * d)
     u, v = attention.content_bias[part], attention.position_bias[part]
-    encoding = encoded_distance(pair.query_place - pair.key_place, attention.embed_dim)
+    encoding = encoded_distance(pair.query_position - pair.key_position, attention.embed_dim)
     distance = (attention.position_proj.weight @ encoding)[part]
     return ((pair.query + u) @ pair.key + (pair.query + v) @ distance) / math.sqrt(d)
 
 
-def rotation(place: int, dim: int) -> Tensor:
+def rotation(position: int, dim: int) -> Tensor:
     """The block-diagonal matrix (dim, dim) that turns each pair of components (RoPE, Su et al. 2021, equation 15)."""
     blocks = []
     for i in range(dim // 2):
-        angle = place * 10000 ** (-2 * i / dim)
+        angle = position * 10000 ** (-2 * i / dim)
         blocks.append([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return torch.block_diag(*torch.tensor(blocks, dtype=torch.float64))
 
 
 def rotary_score(pair: Pair, head: int, attention: RotaryAttention) -> Tensor:
-    """Score () of a query and a key that are turned by their places (RoPE, Su et al. 2021, section 3.2)."""
+    """Score () of a query and a key that are turned by their positions (RoPE, Su et al. 2021, section 3.2)."""
     d = len(pair.query)
-    return (rotation(pair.query_place, d) @ pair.query) @ (rotation(pair.key_place, d) @ pair.key) / math.sqrt(d)
+    return (rotation(pair.query_position, d) @ pair.query) @ (rotation(pair.key_position, d) @ pair.key) / math.sqrt(d)
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
@@ -73,8 +73,8 @@ def alibi_slopes(num_heads: int) -> list[float]:
 
 
 def alibi_score(pair: Pair, head: int, attention: AlibiAttention) -> Tensor:
-    """Score () with the head's penalty for each place of distance (ALiBi, Press et al. 2022, section 3)."""
-    penalty = alibi_slopes(attention.num_heads)[head] * (pair.query_place - pair.key_place)
+    """Score () with the head's penalty per token of distance (ALiBi, Press et al. 2022, section 3)."""
+    penalty = alibi_slopes(attention.num_heads)[head] * (pair.query_position - pair.key_position)
     return content_score(pair, head, attention) - penalty
 
 
@@ -86,14 +86,14 @@ SCORES: dict[type[Attention], Callable[[Pair, int, Any], Tensor]] = {
 }
 
 
-def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: Attention) -> Tensor:
+def short_attention(query: Tensor, hidden: Tensor, lengths: list[int], attention: Attention) -> Tensor:
     """Attention over the segment and the short-term memory score by score, without dropout.
 
     Args:
         query: projected queries (B, T, C).
         hidden: (B, W + T, C), the short-term memory and the segment.
-        held: how many of the W places each row fills; they are the last ones.
-        attention: where the parameters are; its class says how places are encoded.
+        lengths: how many of the W hidden states each row has; they are the last ones.
+        attention: where the parameters are; its class says how positions are encoded.
 
     Returns:
         (B, T, C).
@@ -110,7 +110,7 @@ def short_attention(query: Tensor, hidden: Tensor, held: list[int], attention: A
             by_head = []
             for head in range(heads):
                 part = slice(head * d, (head + 1) * d)
-                seen = range(width - held[row], width + i + 1)
+                seen = range(width - lengths[row], width + i + 1)
                 pairs = (Pair(query[row, i, part], keys[j, part], width + i, j) for j in seen)
                 weights = torch.softmax(torch.stack([score(pair, head, attention) for pair in pairs]), dim=0)
                 by_head.append(weights @ values[seen.start : seen.stop, part])

@@ -1,7 +1,7 @@
 """Transformer-XL attention over the segment and the short-term memory, without storing the scores.
 
-The scores of a block of queries are made, used and dropped, and made again for the gradients. A block meets no key that
-comes after all of its queries.
+The scores of a block of queries are computed, used and dropped, and computed again for the gradients. A block skips the
+keys that come after all of its queries.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .base import Attention
 
-# Queries that a block has at least: fewer make slow matrix products, more meet keys that half of them must not see.
+# Queries that a block has at least: fewer make slow matrix products, more compute scores that are masked.
 BLOCK_QUERIES = 64
 # Scores of one block. The few tensors of that size stay within a CPU's cache; a GPU needs much to do at once.
 CPU_BLOCK_SCORES = 1 << 19
@@ -93,9 +93,9 @@ def relative_attention(
 
     Args:
         by_content, by_position: (H, B, T, d), scaled.
-        keys, values: (H, B, K, d); the last T places are the queries' own.
+        keys, values: (H, B, K, d); the last T are the queries' own.
         distances: (H, K + 1, d), what stands for the distances K … 0.
-        mask: bool, True where a query must not look: (T, K), the future alone, or (B, T, K).
+        mask: bool, True where attention is forbidden: (T, K), the future alone, or (B, T, K).
         dropout: on the weights.
 
     Returns:
@@ -188,7 +188,7 @@ class BlockwiseAttention(torch.autograd.Function):
 
 
 def _blocks(query: Tensor, keys: Tensor, size: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Blocks of ``size`` queries, each with the keys that one of them may see and the places of their distances."""
+    """Blocks of ``size`` queries, each with the keys that they may see and the rows of their distances."""
     length, total = query.shape[2], keys.shape[2]
     for start in range(0, length, size):
         stop = min(start + size, length)

@@ -23,7 +23,7 @@ class RotaryAttention(Attention):
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         sine, cosine = rotary_angles(keys)
-        # Only differences of positions count, so the oldest place in sight may have position 0.
+        # Only differences of positions count, so the oldest key may have position 0.
         query, keys = rotate(query, sine[-query.shape[2] :], cosine[-query.shape[2] :]), rotate(keys, sine, cosine)
         return F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, ~mask, self.dropout_now)
 

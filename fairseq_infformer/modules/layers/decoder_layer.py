@@ -19,7 +19,8 @@ class LayerState(NamedTuple):
     """What one layer knows of the past, between two segments.
 
     ``recent`` still holds the whole of the last segment: what leaves the short-term memory is written to the
-    long-term memory when the next segment comes, so that a row that ends there costs nothing.
+    long-term memory when the next segment comes, so that a row that ends with the segment costs
+    nothing.
     """
 
     recent: ShortTermMemory
@@ -104,12 +105,12 @@ class InfiniteFormerLayer(nn.Module):
 
         Args:
             x: (B, T, C).
-            lengths: (B,), on the CPU: how many places of each row are text and will be remembered.
+            lengths: (B,), on the CPU: how many of the T of each row are text and will be remembered.
             state: from ``advance``.
 
         Returns:
             x (B, T, C) and the state after the segment, through which gradients reach what was written: detach it
-            where they shall end.
+            where they should end.
         """
         hidden = self.attention_norm(x)
         query = self.q_proj(hidden)
@@ -128,7 +129,7 @@ class InfiniteFormerLayer(nn.Module):
 
 
 def attention_mask(past: ShortTermMemory, queries: int) -> Tensor:
-    """Where T queries must not look: places after them, and the places before them that hold nothing.
+    """Forbids T queries to attend to what comes after them, and to what the short-term memory of a row does not fill.
 
     Returns:
         bool, True where attention is forbidden: (T, W + T), or (B, 1, T, W + T) where rows differ.

@@ -11,17 +11,17 @@ from .decoder_layer import InfiniteFormerLayer
 
 
 def decoder_layer(
-    x: Tensor, recent: Tensor, held: list[int], coefficients: Tensor, layer: InfiniteFormerLayer, density: str
+    x: Tensor, recent: Tensor, lengths: list[int], coefficients: Tensor, layer: InfiniteFormerLayer, density: str
 ) -> Tensor:
     """One layer over a segment ``x`` (B, T, C), without dropout and with relu (paper, figure 1).
 
     Args:
-        recent: (B, W, C), the short-term memory. held: how many of the W places each row fills.
+        recent: (B, W, C), the short-term memory. lengths: how many of the W each row has.
         coefficients: (B, N, C) of the long-term memory. density: the name of its density.
     """
     hidden = F.layer_norm(x, x.shape[-1:], layer.attention_norm.weight, layer.attention_norm.bias)
     query = hidden @ layer.q_proj.weight.T
-    short = short_attention(query, torch.cat([recent, hidden], dim=1), held, layer.attention)
+    short = short_attention(query, torch.cat([recent, hidden], dim=1), lengths, layer.attention)
     long, _, _ = read(query, coefficients, layer.long_term_memory.attention, density)
     x = x + short + long
     inner = F.layer_norm(x, x.shape[-1:], layer.ffn_norm.weight, layer.ffn_norm.bias)

@@ -1,4 +1,4 @@
-"""Reads as if a memory were empty, or another's: what shows that a model uses its own."""
+"""Reads as if a memory were empty, or another row's: they show whether a model uses its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .base import LongTermMemory, Read
 
 @dataclass
 class Zeroed:
-    """A ``read`` that finds nothing."""
+    """A ``read`` that gives the layer nothing."""
 
     read: Callable[..., Read]
 

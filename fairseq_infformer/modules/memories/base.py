@@ -24,7 +24,7 @@ class Figure(NamedTuple):
     """A figure of each query, which is averaged over layers and scored queries."""
 
     value: Tensor  # (B, T), or (B, H, T), whose heads are averaged too
-    weight: float = 0.0  # of its mean in the loss; what is only logged has none
+    weight: float = 0.0  # of its mean in the loss; 0 if it is only logged
     spread: bool = False  # whether its standard deviation is logged beside its mean
 
 

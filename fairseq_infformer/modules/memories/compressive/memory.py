@@ -20,9 +20,9 @@ COMPRESSIONS = ("conv", "mean", "max")
 class CompressiveState(NamedTuple):
     """A compressive memory of B rows."""
 
-    slots: ShortTermMemory  # up to S compressed vectors a row
-    waiting: ShortTermMemory  # up to c - 1 vectors a row, not compressed yet, that came after those
-    evicted: Tensor  # (B, L, C), what the last write compressed; L is 0 where nobody will ask
+    slots: ShortTermMemory  # up to S compressed vectors per row
+    waiting: ShortTermMemory  # up to c - 1 later vectors per row, not compressed yet
+    evicted: Tensor  # (B, L, C), what the last write compressed; L is 0 where it is not needed
     evicted_lengths: Tensor  # (B,) int64, on the CPU: how many of the L count, from the left
 
     SAVED_AS = ("slots", "waiting", "evicted", "evicted_lengths")
@@ -57,7 +57,7 @@ class CompressiveSettings:
     function: str = field(
         default="conv",
         metadata={
-            "help": "compressive memory: how: conv, trained to keep what attention finds there; mean; max",
+            "help": "compressive memory: how they become one: conv (trained to keep what attention reads), mean or max",
             "choices": COMPRESSIONS,
         },
     )
@@ -72,7 +72,7 @@ class CompressiveMemory(LongTermMemory):
     waiting vectors as they are, after the compressed ones.
 
     The convolution is trained by the attention-reconstruction loss (section 3.2) alone: attention over the compressed
-    vectors shall give what attention over the evicted ones gave; no other parameter learns from it. It starts as the
+    vectors should give what attention over the evicted ones gave; no other parameter learns from it. It starts as the
     mean.
 
     Args:
@@ -167,11 +167,11 @@ class CompressiveMemory(LongTermMemory):
         if not state.evicted.shape[1]:
             return 0 * self.conv.weight.sum() * query.new_ones(query.shape[:2])
         with torch.no_grad():
-            wanted = _attend(query, state.evicted, state.evicted_lengths, attention)
+            target = _attend(query, state.evicted, state.evicted_lengths, attention)
         compressed = self.compress(state.evicted.detach())
-        found = _attend(query.detach(), compressed, state.evicted_lengths // self.rate, attention)
-        exact = torch.promote_types(found.dtype, torch.float32)
-        return (found - wanted).to(exact).square().mean((1, 3))
+        context = _attend(query.detach(), compressed, state.evicted_lengths // self.rate, attention)
+        exact = torch.promote_types(context.dtype, torch.float32)
+        return (context - target).to(exact).square().mean((1, 3))
 
 
 def _attend(query: Tensor, hidden: Tensor, lengths: Tensor, attention: Attention) -> Tensor:
@@ -179,7 +179,7 @@ def _attend(query: Tensor, hidden: Tensor, lengths: Tensor, attention: Attention
     # A bias of the keys changes no weight, and one of the values no difference of two contexts.
     keys_values = F.linear(hidden, attention.kv_proj.weight.detach())
     keys, values = (attention.split_heads(x) for x in keys_values.chunk(2, dim=-1))
-    # A row that has none attends to what stands first, since a softmax needs something.
+    # A row that has none attends to its first vector, since a softmax needs one.
     mask = ~padding_mask(lengths.clamp_min(1), hidden.shape[1]).to(hidden.device)
     some = (lengths > 0).to(hidden.device)[:, None, None, None]
     query = attention.split_heads(query).to(keys.dtype)

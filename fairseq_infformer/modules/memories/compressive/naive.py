@@ -44,4 +44,4 @@ def reconstruction_error(query: Tensor, evicted: Tensor, memory: CompressiveMemo
 
     compressed, _ = compress(evicted.detach(), memory)
     pairs = ((attend(vector, compressed), attend(vector, evicted).detach()) for vector in query.detach())
-    return torch.stack([(found - wanted).square().mean() for found, wanted in pairs])
+    return torch.stack([(context - target).square().mean() for context, target in pairs])
