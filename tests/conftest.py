@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 
-from command_line import run_forked, train
+from command_line import as_flags, run_forked, train
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> Optional[str]:
@@ -51,7 +51,7 @@ def quick_configuration() -> None:
 
 @pytest.fixture(scope="session")
 def documents(tmp_path_factory) -> Path:
-    """Binarised documents: 24 for training and one each for validation and test, of 200 words and two line ends."""
+    """Binarised documents: 96 for training and 4 each for validation and test, of 200 words and two line ends."""
     folder = tmp_path_factory.mktemp("documents")
     generate = ["--dest", folder / "raw", "--documents", 96, "--length", 200]
     run_forked("preprocess.generate_documents", *generate)
@@ -60,17 +60,27 @@ def documents(tmp_path_factory) -> Path:
 
     from in_process import training_configuration
 
-    training_configuration(folder / "data", folder / "save")  # what hydra has found is there in forked processes too
+    training_configuration(folder / "data", folder / "save")  # forked processes have what hydra has loaded
     return folder / "data"
 
 
 @pytest.fixture(scope="session")
 def trained(documents, tmp_path_factory) -> tuple[Path, str]:
-    """A checkpoint of a few updates at 16 tokens a segment, with its training log."""
+    """A checkpoint of a few updates of 16 tokens per segment, with its training log."""
     save = tmp_path_factory.mktemp("trained")
     log = train(
-        *(documents, save, "--tokens-per-sample", 16, "--document-boundaries", "reset", "--batch-size", 24),
-        *("--batch-size-valid", 4, "--max-update", 100, "--lr", "1e-2", "--log-interval", 10, "--no-epoch-checkpoints"),
-        *("--tensorboard-logdir", save / "tensorboard"),
+        documents,
+        save,
+        *as_flags(
+            tokens_per_sample=16,
+            document_boundaries="reset",
+            batch_size=24,
+            batch_size_valid=4,
+            max_update=100,
+            lr="1e-2",
+            log_interval=10,
+            no_epoch_checkpoints=True,
+            tensorboard_logdir=save / "tensorboard",
+        ),
     ).stdout
     return save / "checkpoint_last.pt", log

@@ -144,14 +144,14 @@ class MemoryContract(ABC):
     def test_layer_in_half_precision_is_close_to_float32(self, memory, attention, dtype):
         layer = InfiniteFormerLayer(DIM, HEADS, 16, 4, memory).eval()
         outputs = []
-        for kind in (torch.float32, dtype):
-            layer.to(kind)
-            state = layer.initial_state(vectors(ROWS, 6).to(kind))
+        for precision in (torch.float32, dtype):
+            layer.to(precision)
+            state = layer.initial_state(vectors(ROWS, 6).to(precision))
             for number in range(4):
                 state = layer.advance(state, torch.full((ROWS,), number == 0))
                 with torch.no_grad():
-                    x, state = layer(vectors(ROWS, 6, seed=number).to(kind), torch.full((ROWS,), 6), state)
-            assert x.dtype == kind
+                    x, state = layer(vectors(ROWS, 6, seed=number).to(precision), torch.full((ROWS,), 6), state)
+            assert x.dtype == precision
             outputs.append(x.float())
         # Some ten roundings, each of half an epsilon of the largest value.
         torch.testing.assert_close(*outputs, rtol=0, atol=20 * torch.finfo(dtype).eps * float(outputs[0].abs().max()))
@@ -181,7 +181,7 @@ class MemoryContract(ABC):
             return x
 
         own, read = last(), memory.read
-        for kind in ("zero", "swap"):
-            ablate(memory, kind)
+        for ablation in ("zero", "swap"):
+            ablate(memory, ablation)
             assert not torch.allclose(last(), own, atol=1e-4)
             memory.read = read

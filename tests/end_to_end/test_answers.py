@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from command_line import eval_lm, infformer_eval, logged, run_forked, train
+from command_line import as_flags, eval_lm, infformer_eval, logged, run_forked, train
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -68,8 +68,10 @@ def test_generate_sorting_repeats_for_the_same_arguments_and_refuses_others(sort
 @pytest.mark.parametrize("arch", ["infinite_former_lm_tiny", "compressive_transformer_lm_tiny"])
 def test_score_answers_trains_and_scores_only_the_answers(arch, sorting, tmp_path):
     log = train(
-        *(sorting, tmp_path, *READING, "--update-freq", 4, "--max-epoch", 2, "--log-interval", 1, "--arch", arch),
-        *("--ltm-widths", "0.05,0.2", "--compressive-length", 8),
+        sorting,
+        tmp_path,
+        *READING,
+        *as_flags(update_freq=4, max_epoch=2, log_interval=1, arch=arch, ltm_widths="0.05,0.2", compressive_length=8),
     ).stdout
     assert logged(log, "train_inner", "wpb") == [6 * 20.0] * 20  # four segments an update, of which one has answers
     for name in ("loss", "nll_loss", "accuracy"):

@@ -12,6 +12,7 @@ from command_line import (
     BIN,
     TASK,
     TINY,
+    as_flags,
     eval_lm,
     infformer_eval,
     logged,
@@ -132,16 +133,21 @@ def test_infformer_eval_prints_standard_json(documents, trained, tmp_path, capsy
 def test_training_accepts_update_freq_workers_joined_data_and_adaptive_softmax(documents, tmp_path):
     more = ["--adaptive-input", "--adaptive-softmax-cutoff", "20,40", "--checkpoint-activations", "--dropout", "0.1"]
     log = train(
-        *(f"{documents}:{documents}", tmp_path, "--tokens-per-sample", 13, "--batch-size", 24, "--update-freq", 3),
-        *("--num-workers", 3, "--max-epoch", 2, "--log-interval", 5, *more),
+        f"{documents}:{documents}",
+        tmp_path,
+        *as_flags(tokens_per_sample=13, batch_size=24, update_freq=3, num_workers=3, max_epoch=2, log_interval=5),
+        *more,
     ).stdout
     assert logged(log, "valid", "ppl")
     assert logged(log, "train", "num_updates")[-1] == 2 * math.ceil(math.ceil(96 * 202 / 13 / 24) / 3)
 
 
 def test_infformer_eval_ablates_the_memory(documents, trained):
-    kinds = ("none", "zero", "swap")
-    found = [infformer_eval(documents, trained[0], "--batch-size", 4, "--ablation", kind)["nll"] for kind in kinds]
+    ablations = ("none", "zero", "swap")
+    found = [
+        infformer_eval(documents, trained[0], "--batch-size", 4, "--ablation", ablation)["nll"]
+        for ablation in ablations
+    ]
     assert len(set(found)) == 3
 
 

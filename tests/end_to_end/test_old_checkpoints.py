@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from command_line import ROOT, TASK, logged, run_here
+from command_line import ROOT, TASK, as_flags, logged, run_here
 from fairseq_cli import train
 from small_model import build, run
 
@@ -18,19 +18,35 @@ DATA = OLD / "data"
 # What that version printed: the losses of updates 6 to 8, and the test split's nats.
 LOSSES = {"continuous": [3.651, 2.985, 3.823], "compressive": [3.572, 3.04, 3.874]}
 NATS = {"continuous": 189.02118301391602, "compressive": 193.09181022644043}
-FLAGS = [
-    *(*TASK, "--arch", "infinite_former_lm_tiny", "--decoder-layers", 1, "--decoder-embed-dim", 8),
-    *("--decoder-ffn-embed-dim", 8, "--decoder-attention-heads", 2, "--stm-length", 4, "--ltm-basis", 8),
-    *("--ltm-samples", 16, "--ltm-widths", "0.1,0.2", "--compressive-length", 4),
-    *("--criterion", "ltm_cross_entropy", "--optimizer", "adam", "--lr", 1e-2, "--clip-norm", 0.25),
-    *("--tokens-per-sample", 8, "--batch-size", 2, "--max-update", 8, "--no-epoch-checkpoints"),
-    *("--disable-validation", "--log-format", "simple", "--log-interval", 1, "--cpu"),
-]
+FLAGS = TASK + as_flags(
+    arch="infinite_former_lm_tiny",
+    decoder_layers=1,
+    decoder_embed_dim=8,
+    decoder_ffn_embed_dim=8,
+    decoder_attention_heads=2,
+    stm_length=4,
+    ltm_basis=8,
+    ltm_samples=16,
+    ltm_widths="0.1,0.2",
+    compressive_length=4,
+    criterion="ltm_cross_entropy",
+    optimizer="adam",
+    lr=1e-2,
+    clip_norm=0.25,
+    tokens_per_sample=8,
+    batch_size=2,
+    max_update=8,
+    no_epoch_checkpoints=True,
+    disable_validation=True,
+    log_format="simple",
+    log_interval=1,
+    cpu=True,
+)
 
 
 @pytest.mark.parametrize("memory", LOSSES)
 def test_training_resumes_an_old_checkpoint_within_its_epoch(memory, tmp_path, caplog):
-    """No write of these segments of 8 leaves anything waiting, so a compressive memory goes on as it would have."""
+    """No write of these segments of 8 leaves anything waiting, so a compressive memory resumes exactly."""
     shutil.copy(OLD / f"{memory}.pt", tmp_path / "checkpoint_last.pt")
     with caplog.at_level(logging.INFO):
         command = [DATA, *FLAGS, "--long-term-memory", memory, "--save-dir", tmp_path]
@@ -77,12 +93,22 @@ def test_load_memory_state_refuses_an_old_checkpoint_of_another_memory(memory, o
 
 NAMES = {
     "continuous": [
-        *("memory.coefficients", "memory.num_tokens", "memory.largest"),
-        *("report.density.mean", "report.density.variance", "report.lengths"),
+        "memory.coefficients",
+        "memory.num_tokens",
+        "memory.largest",
+        "report.density.mean",
+        "report.density.variance",
+        "report.lengths",
     ],
     "compressive": [
-        *("memory.slots.hidden", "memory.slots.lengths", "memory.waiting.hidden", "memory.waiting.lengths"),
-        *("memory.evicted", "memory.evicted_lengths", "report.error", "report.lengths"),
+        "memory.slots.hidden",
+        "memory.slots.lengths",
+        "memory.waiting.hidden",
+        "memory.waiting.lengths",
+        "memory.evicted",
+        "memory.evicted_lengths",
+        "report.error",
+        "report.lengths",
     ],
 }
 

@@ -12,7 +12,19 @@ import fairseq_cli.train
 import fairseq_cli.validate
 import pytest
 import torch
-from command_line import BIN, TASK, TINY, checked, free_port, infformer_eval, logged, one_error, run, run_forked
+from command_line import (
+    BIN,
+    TASK,
+    TINY,
+    as_flags,
+    checked,
+    free_port,
+    infformer_eval,
+    logged,
+    one_error,
+    run,
+    run_forked,
+)
 from fairseq.distributed import utils as distributed_utils
 from forking import start_command
 from in_process import training_configuration
@@ -24,15 +36,24 @@ RESET = ["--document-boundaries", "reset"]
 # Ten streams are of 39 and 38 segments, so that the second of two processes has none but empty rows at the end. Two
 # words in a band of their own, so that batches lack it. Plain gradient descent, so that weights differ as gradients do,
 # and no ReLU, whose kink makes a thousand roundings of one.
-TRAINING = [
-    *(*RESET, "--tokens-per-sample", 64, "--ltm-sampling", "sticky", "--dropout", 0, "--log-interval", 1),
-    *("--adaptive-input", "--adaptive-softmax-cutoff", "20,70", "--activation-fn", "gelu"),
-    *("--optimizer", "sgd", "--lr", 0.5, "--max-epoch", 1, "--no-epoch-checkpoints"),
-]
+TRAINING = as_flags(
+    document_boundaries="reset",
+    tokens_per_sample=64,
+    ltm_sampling="sticky",
+    dropout=0,
+    log_interval=1,
+    adaptive_input=True,
+    adaptive_softmax_cutoff="20,70",
+    activation_fn="gelu",
+    optimizer="sgd",
+    lr=0.5,
+    max_epoch=1,
+    no_epoch_checkpoints=True,
+)
 
 
 def step_of_srun(tasks: int, task: int, nodes: int = 1) -> dict[str, str]:
-    """What srun tells a task, the tasks filling one node after another."""
+    """The environment that srun gives a task, the tasks filling one node after another."""
     names = {"NUM_TASKS": tasks, "NUM_NODES": nodes, "NODELIST": f"node[0-{nodes - 1}]", "ID": 3}
     names = {f"SLURM_STEP_{name}": value for name, value in names.items()}
     names |= {"SLURM_JOB_ID": 4711, "SLURM_NTASKS": tasks, "SLURM_PROCID": task, "SLURM_NNODES": nodes}
@@ -51,7 +72,7 @@ def scontrol(tmp_path, monkeypatch) -> None:
 
 
 def process_of_torchrun(size: int, rank: int = 0, local_rank: int = 0, port: int = 1234) -> dict[str, str]:
-    """What torchrun tells a process."""
+    """The environment that torchrun gives a process."""
     numbers = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local_rank, "MASTER_PORT": port}
     return {"MASTER_ADDR": "localhost"} | {name: str(number) for name, number in numbers.items()}
 

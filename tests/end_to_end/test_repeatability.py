@@ -8,7 +8,7 @@ import fairseq_cli.eval_lm
 import fairseq_cli.train
 import pytest
 import torch
-from command_line import TASK, TINY, options, scored
+from command_line import TASK, TINY, as_flags, scored
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
 
@@ -45,7 +45,7 @@ def training(documents, tmp_path, monkeypatch) -> Callable[..., tuple[list[float
 @pytest.mark.parametrize(("sampling", "update_freq"), [("uniform", 1), ("sticky", 1), ("sticky", 2)])
 def test_validation_leaves_training_unchanged(sampling, update_freq, training):
     """An epoch and a part of the next, validated in the middle of both and between them."""
-    flags = options(
+    flags = as_flags(
         train_subset="test",  # as long as that of validation
         tokens_per_sample=20,
         batch_size=3,

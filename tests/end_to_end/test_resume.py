@@ -1,4 +1,4 @@
-"""A training that was killed goes on as if it never had been: losses, weights and memory, to the bit."""
+"""A training that was killed resumes as if it never had been: losses, weights and memory, to the bit."""
 
 import copy
 import re

@@ -153,7 +153,7 @@ def test_out_of_memory_after_the_forward_pass_keeps_the_segment(documents, tmp_p
 
 
 def test_out_of_memory_before_the_read_empties_the_memory_with_a_warning(documents, tmp_path, caplog):
-    """fairseq skips it; a document that began in it would go on with the memory of the one before."""
+    """fairseq skips it; a document that began in it would continue with the memory of the one before."""
     trainer, batches = start(training_configuration(documents, tmp_path, *SETTINGS, "--lr", 0))
     fail(trainer, "layer", 2)
     with caplog.at_level(logging.WARNING):

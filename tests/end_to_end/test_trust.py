@@ -65,10 +65,10 @@ def call(command: str, data: Path, path: Path, monkeypatch) -> None:
     main()
 
 
-KINDS = ("a checkpoint", "a checkpoint of old", "a pickle")
+DISGUISES = ("a checkpoint", "a checkpoint of old", "a pickle")
 CALLS = [
-    *(("infformer-export", kind) for kind in KINDS),
-    *(("infformer-eval", kind) for kind in KINDS),
+    *(("infformer-export", kind) for kind in DISGUISES),
+    *(("infformer-eval", kind) for kind in DISGUISES),
     ("fairseq-eval-lm", "a checkpoint"),
     ("fairseq-train", "a checkpoint"),
 ]

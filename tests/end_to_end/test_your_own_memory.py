@@ -17,8 +17,8 @@ def test_example_memory_trains_scores_ablates_and_exports(documents, tmp_path):
     train(documents, tmp_path / "saved", "--mean-scale", 2)
     checkpoint = tmp_path / "saved/checkpoint_last.pt"
     own = ["--user-dir", PLUGIN, "--batch-size", 4]
-    kinds = ("none", "zero", "swap")
-    found = [infformer_eval(documents, checkpoint, *own, "--ablation", kind)["nll"] for kind in kinds]
+    ablations = ("none", "zero", "swap")
+    found = [infformer_eval(documents, checkpoint, *own, "--ablation", ablation)["nll"] for ablation in ablations]
     assert len(set(found)) == 3
     run_forked("infformer-export", documents, *own[:2], "--path", checkpoint, "--dest", tmp_path / "exported")
     assert infformer_eval(documents, tmp_path / "exported", *own)["nll"] == pytest.approx(found[0], rel=1e-6)

@@ -16,12 +16,12 @@ from unittest import mock
 from forking import ROOT, start_command
 
 BIN = Path(sys.executable).parent
-# One thread a process, unless threads are what is tried.
+# One thread per process, unless threads are what is tried.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONWARNINGS": "ignore", "PYTHON": sys.executable}
 TASK = ["--user-dir", str(ROOT / "fairseq_infformer"), "--task", "streaming_language_modeling"]
 
 
-def options(**values: object) -> list[str]:
+def as_flags(**values: object) -> list[str]:
     """Options of a command line: ``stm_length=8`` is ``--stm-length 8``, and ``cpu=True`` is ``--cpu``."""
     flags = []
     for name, value in values.items():
@@ -29,7 +29,7 @@ def options(**values: object) -> list[str]:
     return flags
 
 
-TINY = options(
+TINY = as_flags(
     arch="infinite_former_lm_tiny",
     decoder_embed_dim=32,
     decoder_ffn_embed_dim=32,
@@ -132,9 +132,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def logged(text: str, kind: str, name: str) -> list[float]:
-    """The values of a figure in the lines of ``kind`` (train_inner, train or the split's name) of a training log."""
-    lines = [line for line in text.splitlines() if f"| {kind} |" in line]
+def logged(text: str, part: str, name: str) -> list[float]:
+    """The values of a figure in the lines of ``part`` (train_inner, train or the split's name) of a training log."""
+    lines = [line for line in text.splitlines() if f"| {part} |" in line]
     return [float(value) for line in lines for value in re.findall(rf"\b{name}[= ]([-\d.e]+)", line)]
 
 

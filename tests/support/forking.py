@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Start ``work`` in a forked process, whose exit code is 3 if it was told an InputError and 1 if it failed else."""
+    """Start ``work`` in a forked process, whose exit code is 3 after an InputError and 1 after any other failure."""
     child = os.fork()
     if not child:
         code = 1

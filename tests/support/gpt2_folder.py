@@ -88,7 +88,7 @@ def weights(seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
-def write(folder: Path, text: str, kind: str = "safetensors") -> Path:
+def write(folder: Path, text: str, form: str = "safetensors") -> Path:
     """Write a GPT-2 with tokens learned from a text: as one file of tensors, or as a pickle, as older ones are."""
     folder.mkdir()
     merges = learn_merges(text)
@@ -98,7 +98,7 @@ def write(folder: Path, text: str, kind: str = "safetensors") -> Path:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     tensors = weights()
-    if kind == "safetensors":
+    if form == "safetensors":
         save_file(tensors, folder / "model.safetensors")
     else:
         headed = {f"transformer.{name}": tensor for name, tensor in tensors.items()}

@@ -7,5 +7,5 @@ from recipes.options import parse
 
 
 def experiment(name: str, *words: object) -> Experiment:
-    kind = import_module(f"recipes.{name}.experiment").EXPERIMENT
-    return kind(parse(kind, [str(word) for word in words]))
+    recipe = import_module(f"recipes.{name}.experiment").EXPERIMENT
+    return recipe(parse(recipe, [str(word) for word in words]))

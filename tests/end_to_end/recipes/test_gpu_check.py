@@ -36,7 +36,7 @@ def test_gpu_check_runs_every_step_in_small_and_resumes(tmp_path):
         (["--minutes", "0"], "--minutes must be positive, got 0"),
     ],
 )
-def test_gpu_check_refuses_what_cannot_be(arguments, error):
+def test_gpu_check_refuses_wrong_options(arguments, error):
     code, text = run_here(check.main, *arguments)
     assert code == 2
     assert error in one_error(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gpt2_folder
 import pytest
-from command_line import ENVIRONMENT, ROOT, run, run_forked
+from command_line import ENVIRONMENT, ROOT, as_flags, run, run_forked
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -53,7 +53,7 @@ def cells(table: str, memory: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_wikitext2_is_trained_and_scored_once(wikitext, tmp_path):
+def test_wikitext2_recipe_trains_and_scores_once(wikitext, tmp_path):
     """By the commands that a dry run prints; the recipe finds nothing left to do."""
     command = [recipe("wikitext2"), "--raw", wikitext, "--dir", tmp_path, "--memory", "none", "--stage"]
     printed = run(*command, 1, "--dry-run", *FEW, *BANDS).stdout
@@ -68,7 +68,7 @@ def test_wikitext2_is_trained_and_scored_once(wikitext, tmp_path):
 
 
 @pytest.mark.slow
-def test_books_come_as_pg19_was_published_and_may_lack_a_test_split(tmp_path):
+def test_books_recipe_accepts_pg19_as_published_without_a_test_split(tmp_path):
     draw = random.Random(1)
     for split, books, lines in (("train", 3, 1000), ("validation", 2, 400)):
         (tmp_path / "raw" / split).mkdir(parents=True)
@@ -78,8 +78,10 @@ def test_books_come_as_pg19_was_published_and_may_lack_a_test_split(tmp_path):
             (tmp_path / "raw" / split / f"{book}.txt").write_text(text + "\n")
     (tmp_path / "raw/metadata.csv").write_text("0,A Book,1901,http://example.org/0\n")
     done = run(
-        *(recipe("books"), "--stage", 1, "--raw", tmp_path / "raw", "--dir", tmp_path, "--memory", "continuous"),
-        *(*FEW, "--decoder-embed-dim", 32),
+        recipe("books"),
+        *as_flags(stage=1, raw=tmp_path / "raw", dir=tmp_path, memory="continuous"),
+        *FEW,
+        *as_flags(decoder_embed_dim=32),
         timeout=900,
     )
     splits = json.loads((tmp_path / "data/stats.json").read_text())["splits"]
@@ -96,11 +98,13 @@ def test_books_come_as_pg19_was_published_and_may_lack_a_test_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_gpt2_is_fine_tuned_with_a_memory_and_without(wikitext, tmp_path):
+def test_gpt2_recipe_fine_tunes_with_a_memory_and_without(wikitext, tmp_path):
     gpt2 = gpt2_folder.write(tmp_path / "a gpt2", articles(1))
     done = run(
-        *(recipe("gpt2"), "--stage", 1, "--gpt2", gpt2, "--raw", wikitext, "--dir", tmp_path / "run"),
-        *("--size", "small", "--memory", "none,continuous", "--", "--max-update", 10, "--tokens-per-sample", 16),
+        recipe("gpt2"),
+        *as_flags(stage=1, gpt2=gpt2, raw=wikitext, dir=tmp_path / "run", size="small", memory="none,continuous"),
+        "--",
+        *as_flags(max_update=10, tokens_per_sample=16),
         timeout=900,
     )
     found = results(tmp_path / "run")
@@ -128,7 +132,7 @@ def put_in_path(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) 
 CURL = 'while [ "$1" != --output ]; do shift; done; cp "$ARCHIVE" "$2"'
 
 
-def test_a_download_that_is_not_what_was_published_is_refused(tmp_path, monkeypatch):
+def test_download_refuses_what_was_not_published(tmp_path, monkeypatch):
     (tmp_path / "archive").write_text("not found")
     put_in_path(tmp_path / "bin", monkeypatch, curl=CURL)
     monkeypatch.setitem(ENVIRONMENT, "ARCHIVE", str(tmp_path / "archive"))
@@ -142,7 +146,7 @@ def test_a_download_that_is_not_what_was_published_is_refused(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_wikitext103_is_downloaded_and_another_text_is_refused_at_the_papers_size(wikitext, tmp_path, monkeypatch):
+def test_wikitext103_recipe_downloads_and_refuses_another_text_at_the_papers_size(wikitext, tmp_path, monkeypatch):
     published = "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590"
     with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
         for file in wikitext.iterdir():
@@ -180,7 +184,7 @@ def layer_parameters(command: str) -> int:
         ("books", "paper", 8, 4),
     ],
 )
-def test_all_memories_have_as_many_parameters_and_train_by_srun_in_a_slurm_job(
+def test_slurm_job_trains_all_memories_with_as_many_parameters_by_srun(
     tmp_path, monkeypatch, name, size, tasks, streams
 ):
     put_in_path(
@@ -214,12 +218,12 @@ def test_all_memories_have_as_many_parameters_and_train_by_srun_in_a_slurm_job(
         ("gpt2", ["--raw", "text"], "give --gpt2, the folder of a GPT-2"),
     ],
 )
-def test_wrong_options_are_refused(tmp_path, name, arguments, message):
+def test_language_model_recipes_refuse_wrong_options(tmp_path, name, arguments, message):
     done = run(recipe(name), "--dir", tmp_path, *arguments, check=False)
     assert done.returncode == 2 and f"error: {message}" in done.stdout
 
 
-def test_a_slurm_job_of_no_recipe_is_refused(monkeypatch):
+def test_slurm_job_refuses_an_unknown_recipe(monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "SLURM_SUBMIT_DIR", str(ROOT))
     done = run(ROOT / "recipes/slurm.sh", "--size", "paper", check=False)
     assert done.returncode == 2 and "the first argument must be a folder of recipes/" in done.stdout
@@ -236,7 +240,7 @@ def made_up(folder: Path, parameters: str, **perplexities: float | None) -> None
         (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(found))
 
 
-def test_the_summary_is_over_seeds_the_best_memory_last(tmp_path):
+def test_summary_is_over_seeds_with_the_best_memory_last(tmp_path):
     made_up(tmp_path / "continuous-seed1", "1,001", valid=90, test=100, test_zero=120, test_swap=130)
     made_up(tmp_path / "continuous-seed2", "1,001", valid=92, test=104, test_zero=122, test_swap=130)
     made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
@@ -251,7 +255,7 @@ def test_the_summary_is_over_seeds_the_best_memory_last(tmp_path):
     assert "sticky" not in "".join(lines)
 
 
-def test_the_summary_takes_a_perplexity_that_no_float_holds(tmp_path):
+def test_summary_accepts_a_perplexity_that_no_float_holds(tmp_path):
     """infformer-eval gives null for it, as JSON has no infinity."""
     made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
     made_up(tmp_path / "continuous-seed1", "1,001", valid=90, test=None, test_zero=None, test_swap=130)
@@ -260,6 +264,6 @@ def test_the_summary_takes_a_perplexity_that_no_float_holds(tmp_path):
     assert second.startswith("| none ")
 
 
-def test_a_summary_of_nothing_says_so(tmp_path):
+def test_summary_of_nothing_says_so(tmp_path):
     done = run_forked("recipes.language_models.summary", tmp_path, "--command", "run.sh", check=False)
     assert done.returncode == 1 and "nothing was scored" in done.stdout

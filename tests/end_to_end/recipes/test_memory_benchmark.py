@@ -10,7 +10,7 @@ from recipes.benchmarks import memory
 from recipes.benchmarks.plain import PlainMemory
 
 
-def test_the_plain_memory_is_the_fast_one():
+def test_plain_memory_equals_the_fast_one():
     torch.manual_seed(0)
     basis = GaussianBasis(64, (0.02, 0.1))
     memory = ContinuousMemory(basis, 48, ridge=0.5, contraction="fixed", tau=0.6)
@@ -37,7 +37,7 @@ def test_the_plain_memory_is_the_fast_one():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
 
 
-def test_the_benchmark_says_what_it_takes(capsys, monkeypatch):
+def test_memory_benchmark_prints_its_measurements(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["memory.py", "--rows", "7"])
     try:
         memory.parse()

@@ -16,7 +16,7 @@ TRAIN_LOG = """| num. shared model params: 1,234 (num. trained: 1,234)
 """
 
 
-def test_distances_are_counted_from_the_value_told_last():
+def test_distances_are_counted_from_the_value_stated_last():
     fact, ask, answer, end, key, value = 1, 2, 3, 4, 10, 20
     first = [fact, key, value, fact, key + 1, value, 0, 0, ask, key, answer, value, end]
     second = [fact, key, value, 0, ask, key, answer, value, end]
@@ -25,7 +25,7 @@ def test_distances_are_counted_from_the_value_told_last():
     assert summary.distances_of(tokens, fact, np.array([20])).tolist() == [20 - 15]
 
 
-def test_who_knows_the_values_alone_guesses_the_commonest():
+def test_guess_from_the_values_alone_is_the_commonest():
     assert summary.best_guess(facts=1, values=5) == 1
     assert summary.best_guess(facts=2, values=2) == pytest.approx(0.75, abs=0.01)  # alike in half of the documents
 
@@ -58,7 +58,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
+def test_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
     done = run_forked("recipes.recall.summary", runs, *made_of(runs), "--context", 40)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     rows = {row[0]: row[5:] for row in rows if row}
@@ -73,7 +73,7 @@ def test_the_summary_shows_accuracy_by_distance_and_its_spread_over_seeds(runs):
     assert found["levels"]["chance"] == 0.25
 
 
-def test_what_is_tuned_needs_no_look_at_the_test_split(runs, tmp_path):
+def test_tuning_reads_no_test_split(runs, tmp_path):
     shutil.copytree(runs / "continuous-seed1", tmp_path / "continuous-seed1")
     (tmp_path / "continuous-seed1/test.json").unlink()
     done = run_forked("recipes.recall.summary", tmp_path, *made_of(runs), "--split", "valid")
@@ -82,7 +82,7 @@ def test_what_is_tuned_needs_no_look_at_the_test_split(runs, tmp_path):
     assert (tmp_path / "by-distance.png").is_file()
 
 
-def test_answers_to_other_data_are_refused(runs, tmp_path):
+def test_summary_refuses_answers_to_other_data(runs, tmp_path):
     shutil.copytree(runs / "none-seed1", tmp_path / "none-seed1")
     answers = dict(np.load(runs / "none-seed1/valid.npz"))
     np.savez(tmp_path / "none-seed1/valid.npz", **answers | {"offset": answers["offset"] + 1})
@@ -91,7 +91,7 @@ def test_answers_to_other_data_are_refused(runs, tmp_path):
     assert refused.stdout.splitlines()[-1].endswith("/valid.npz was scored on other data; run stage 4 again")
 
 
-def test_the_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
+def test_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
     size = ["--basis", "64", "--samples", "128", "--widths", "0.02", "--documents", "64", "--distances", "16", "768"]
     monkeypatch.setattr(sys, "argv", ["ceiling.py", *size])
     ceiling.main()
@@ -102,7 +102,7 @@ def test_the_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
+def test_recall_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
     # A fifth of the recipe's updates, so that the tests end.
     options = ["--tiny", "--dir", tmp_path, "--jobs", 2, "--stage", 1, "--splits", "test", "--", "--max-update", 300]
     run(ROOT / "recipes/recall/run.sh", *options, timeout=1200)

@@ -10,14 +10,14 @@ from recipes import plot, report
 KEPT = sorted((ROOT / "recipes/results").glob("*.json"))
 
 
-def test_results_are_those_of_the_kept_logs():
+def test_report_equals_the_kept_logs():
     run_forked("recipes.report", "--check")
     shown = report.RESULTS.read_text()
     for file in KEPT:
         assert f"<!-- {file.stem} -->" in shown, f"{file.name} is kept, but RESULTS.md has no table of it"
 
 
-def test_a_figure_that_was_changed_by_hand_is_noticed():
+def test_report_check_finds_a_figure_that_was_changed_by_hand():
     text = report.RESULTS.read_text()
     table = report.MARKED.search(text)[0]
     digit = next(place for place, sign in enumerate(table) if sign.isdigit() and place > len(table) // 2)
@@ -25,12 +25,12 @@ def test_a_figure_that_was_changed_by_hand_is_noticed():
     assert report.report(text.replace(table, changed), ROOT / "recipes/results") == text
 
 
-def test_a_table_without_its_log_is_named(tmp_path):
+def test_report_names_a_table_without_its_log(tmp_path):
     with pytest.raises(SystemExit, match=r"RESULTS.md has a table sorting-x, but there is no .*sorting-x.json"):
         report.report("<!-- sorting-x -->\n<!-- end of sorting-x -->", tmp_path)
 
 
-def test_kept_logs_tell_where_they_come_from():
+def test_kept_logs_have_commit_and_hardware():
     for file in KEPT:
         results = json.loads(file.read_text())
         for source in results.get("runs") or [results]:
@@ -41,7 +41,7 @@ def test_kept_logs_tell_where_they_come_from():
 
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
-def test_every_kind_of_results_is_drawn(file, tmp_path):
+def test_plot_draws_all_results(file, tmp_path):
     code, text = run_here(plot.main, file, "--out", tmp_path)
     assert code == 0, text
     plots = list(tmp_path.glob("*.png"))

@@ -28,12 +28,12 @@ SORTING = ROOT / "recipes/sorting/run.sh"
     ],
 )
 @pytest.mark.parametrize("recipe", ["sorting/run.sh", "quickstart.sh"])
-def test_wrong_stages_are_refused(recipe, arguments, message):
+def test_stages_refuse_a_range_that_is_empty_or_unknown(recipe, arguments, message):
     done = run(ROOT / "recipes" / recipe, *arguments, check=False)
     assert done.returncode == 2 and done.stdout == f"error: {message}\n"
 
 
-def test_what_was_not_trained_is_not_scored(tmp_path):
+def test_scoring_refuses_what_was_not_trained(tmp_path):
     done = run(SORTING, "--dir", tmp_path, "--memory", "none", "--stage", 3, check=False)
     assert done.returncode == 2
     assert f"error: {tmp_path}/2000/none-seed1 is not trained to its end" in done.stdout
@@ -117,7 +117,7 @@ def test_progress_names_the_last_update(tmp_path):
     assert commands.progress(command) == "none-seed1 20/50"
 
 
-def test_the_command_of_a_result_is_one_that_a_shell_takes():
+def test_command_of_a_result_is_one_that_a_shell_takes():
     made = experiment("wikitext2", "--raw", "/a/b", "--nproc", 4, "--", "--adam-betas", "(0.9, 0.98)")
     assert made.command == "recipes/wikitext2/run.sh --size small --raw DIR --nproc 4 -- --adam-betas '(0.9, 0.98)'"
     found = [{"memory": "none", "seed": 1}, {"memory": "sticky", "seed": 1}]
@@ -128,7 +128,7 @@ def test_the_command_of_a_result_is_one_that_a_shell_takes():
     assert runs.full_command("run.sh", found[:1]) == "run.sh --memory none --seeds 1"
 
 
-def test_the_hardware_is_that_of_the_processes(tmp_path, monkeypatch):
+def test_hardware_is_that_of_the_processes(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text(
         '#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: NVIDIA H100 (UUID: $i)"; done\n'
     )
@@ -142,7 +142,7 @@ def test_the_hardware_is_that_of_the_processes(tmp_path, monkeypatch):
     assert several.endswith(", 1 thread per process, 2 processes")
 
 
-def test_write_leaves_json_that_every_reader_takes(tmp_path):
+def test_write_leaves_json_that_every_reader_accepts(tmp_path):
     """As of a training that diverged."""
 
     def refuse(name: str) -> None:
@@ -153,7 +153,7 @@ def test_write_leaves_json_that_every_reader_takes(tmp_path):
     assert found == {"kind": "x", "runs": [{"curve": [1.5, None], "ppl": None}]}
 
 
-def test_what_is_not_whole_is_passed_over(tmp_path):
+def test_results_ignore_incomplete_runs(tmp_path):
     head = "| num. shared model params: 1,234 (num. trained: 1,234)\n"
     for name in ("none-seed1", "none-seed1.old"):
         (tmp_path / name).mkdir()
@@ -167,7 +167,7 @@ def test_what_is_not_whole_is_passed_over(tmp_path):
     assert plot.draw(results, "", tmp_path) == []  # too short to have been logged
 
 
-def test_a_recipe_that_is_killed_takes_its_trainings_along(tmp_path):
+def test_recipe_that_is_killed_ends_its_trainings(tmp_path):
     """Where the signal comes to the shell alone, as by ``kill``."""
     (tmp_path / "srun").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 50\n")
     (tmp_path / "srun").chmod(0o755)

@@ -1,4 +1,4 @@
-"""recipes/sorting runs, goes on where it was stopped, and sums up what was scored."""
+"""recipes/sorting runs, resumes where it was stopped, and sums up what was scored."""
 
 import json
 import os
@@ -17,7 +17,7 @@ RECIPE = ROOT / "recipes/sorting/run.sh"
 
 
 @pytest.mark.slow
-def test_the_tiny_recipe_goes_on_where_it_was_stopped_and_sums_up(tmp_path):
+def test_sorting_recipe_in_small_resumes_and_sums_up(tmp_path):
     # A third of the recipe's length, half of its updates and three times its learning rate, so that the tests end. A
     # segment and a short-term memory in which there is little of a sequence show soon what a memory is for.
     options = ["--tiny", "--stage", 1, "--length", 170, "--dir", tmp_path, "--", "--tokens-per-sample", 32]
@@ -61,7 +61,7 @@ def test_the_tiny_recipe_goes_on_where_it_was_stopped_and_sums_up(tmp_path):
     assert again.count("is trained already") == 3 and "scoring" not in again
 
 
-def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
+def test_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/srun").write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')
     (tmp_path / "bin/srun").chmod(0o755)
@@ -88,7 +88,7 @@ def test_a_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
         (["--lenght", 3], "unknown argument --lenght; see --help"),
     ],
 )
-def test_wrong_options_are_refused(arguments, message):
+def test_sorting_recipe_refuses_wrong_options(arguments, message):
     done = run(RECIPE, *arguments, check=False)
     assert done.returncode == 2 and done.stdout.startswith(f"error: {message}")
 
@@ -112,7 +112,7 @@ def made_up(folder, right: list[int]) -> None:
     (folder / "train.log").write_text(TRAIN_LOG)
 
 
-def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
+def test_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
     made_up(tmp_path / "100/none-seed1", [20, 10])
     made_up(tmp_path / "100/none-seed2", [20, 20])
     made_up(tmp_path / "100/sticky-fixed-seed1", [5, 19])
@@ -132,6 +132,6 @@ def test_the_summary_is_over_symbols_answers_seeds_and_lengths(tmp_path):
     assert first["command"] == "fairseq-train runs/data"
 
 
-def test_a_summary_of_nothing_says_so(tmp_path):
+def test_summary_of_nothing_says_so(tmp_path):
     done = run_forked("recipes.sorting.summary", tmp_path, check=False)
     assert done.returncode == 1 and "nothing was scored" in done.stdout

@@ -20,7 +20,7 @@ def perplexities(printed: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_memory_is_stale_only_if_the_weights_have_moved(documents, tmp_path):
+def test_staleness_is_zero_unless_the_weights_have_moved(documents, tmp_path):
     still = perplexities(staleness(documents, tmp_path / "still", "--lr", 0.0, "--max-update", 20))
     # The second was written without gradients, perhaps by other kernels: of two digits, the last may differ.
     assert len(still) == 3 and still[0] == pytest.approx(still[1], abs=0.011)
@@ -29,6 +29,6 @@ def test_a_memory_is_stale_only_if_the_weights_have_moved(documents, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_end_of_an_epoch_is_refused(documents, tmp_path):
+def test_staleness_refuses_the_end_of_an_epoch(documents, tmp_path):
     printed = staleness(documents, tmp_path, "--max-epoch", 1, check=False)
     assert "error: " in printed and "stands at the end of an epoch; take another checkpoint" in printed

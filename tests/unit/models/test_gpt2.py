@@ -10,7 +10,7 @@ import gpt2_folder
 import numpy as np
 import pytest
 import torch
-from command_line import TASK, logged, one_error, run_here
+from command_line import TASK, as_flags, logged, one_error, run_here
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
@@ -36,9 +36,23 @@ TEXT = "".join(
 )
 MEMORY = ["--ltm-basis", 16, "--ltm-samples", 16, "--ltm-widths", "0.05,0.2"]
 FLAGS = [
-    *(*TASK, "--arch", "infinite_former_gpt2", *MEMORY, "--dropout", 0, "--attention-dropout", 0),
-    *("--tokens-per-sample", 16, "--batch-size", 2, "--num-workers", 0, "--disable-validation", "--log-interval", 1),
-    *("--criterion", "ltm_cross_entropy", "--optimizer", "ltm_adam", "--lr", 1e-3, "--log-format", "simple", "--cpu"),
+    *TASK,
+    *MEMORY,
+    *as_flags(
+        arch="infinite_former_gpt2",
+        dropout=0,
+        attention_dropout=0,
+        tokens_per_sample=16,
+        batch_size=2,
+        num_workers=0,
+        disable_validation=True,
+        log_interval=1,
+        criterion="ltm_cross_entropy",
+        optimizer="ltm_adam",
+        lr=1e-3,
+        log_format="simple",
+        cpu=True,
+    ),
 ]
 
 
@@ -140,7 +154,7 @@ def test_model_starts_with_the_logits_and_losses_of_gpt2(memory, gpt2, data):
 
 
 def test_model_reads_the_same_weights_from_older_files(gpt2, data, tmp_path):
-    older = gpt2_folder.write(tmp_path / "older", TEXT, kind="bin")
+    older = gpt2_folder.write(tmp_path / "older", TEXT, form="bin")
     models = [built(folder, data)[0].get_model().state_dict() for folder in (gpt2, older)]
     assert all(models[1][name].equal(tensor) for name, tensor in models[0].items() if "long_term" not in name)
 

@@ -189,7 +189,7 @@ def test_ablation_swap_refuses_a_single_row(tokens):
 
 @pytest.mark.parametrize("ablation", ["zero", "swap"])
 def test_ablation_changes_the_logits(ablation, tokens):
-    normal, ablated = (run(build(ltm_ablation=kind), tokens, 4) for kind in ("none", ablation))
+    normal, ablated = (run(build(ltm_ablation=name), tokens, 4) for name in ("none", ablation))
     assert not torch.allclose(ablated[:, 12:], normal[:, 12:], atol=1e-3)
 
 
@@ -199,7 +199,7 @@ def test_ablation_changes_the_logits(ablation, tokens):
     ids=["continuous", "sticky", "compressive"],
 )
 def test_ablation_swap_reads_the_same_other_row_throughout(settings):
-    """Without short-term memory, in the only layer, nothing else tells a segment of the segments before."""
+    """Without short-term memory, in the only layer, nothing else tells one segment about the ones before."""
     model = build(ltm_ablation="swap", stm_length=0, decoder_layers=1, **settings)
     tokens = torch.randint(4, TYPES, (4, 24), generator=torch.Generator().manual_seed(1))
     before = run(model, tokens, 4)

@@ -34,7 +34,7 @@ ADAPTIVE = {
     "adaptive_input_factor": 2,
     "adaptive_softmax_factor": 2,
 }
-KINDS = [
+MODELS = [
     *VARIANTS,
     {"untie_embeddings": True},
     ADAPTIVE,
@@ -76,7 +76,7 @@ def exported(data: Path, model: InfiniteFormerLM) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("settings", "half"), [*((kind, False) for kind in KINDS), *((kind, True) for kind in KINDS[-4:])]
+    ("settings", "half"), [*((settings, False) for settings in MODELS), *((settings, True) for settings in MODELS[-4:])]
 )
 def test_from_pretrained_has_the_logits_of_the_checkpoint_to_the_bit(settings, half, data):
     folder = exported(data, build(**settings).half() if half else build(**settings))

@@ -78,7 +78,7 @@ def contraction(request) -> str:
 
 @pytest.fixture(params=SAMPLINGS)
 def model(request, contraction, position_encoding) -> Any:
-    """In training, with all kinds of dropout: what is drawn for a row must not depend on the others either."""
+    """In training, with all dropouts: what is drawn for a row must not depend on the others either."""
     dropout = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
     settings = {"ltm_contraction": contraction, "position_encoding": position_encoding, **dropout}
     if position_encoding == "learned":  # it begins anew with every segment
@@ -138,14 +138,23 @@ def test_logits_and_states_are_causal_to_the_bit(model):
 
 
 class Written(NamedTuple):
-    """One update of a row's long-term memory: how many vectors joined it, and where the read before had looked."""
+    """One update of a row's long-term memory: how many vectors joined it, and the densities of the read before."""
 
     count: int
-    looked: Optional[RenormalizedGaussianDensity]
+    last_read: Optional[RenormalizedGaussianDensity]
 
 
 class Oracle:
-    """One row of one layer, kept as all vectors since its document began: no batch, no pads, no state."""
+    """One row of one layer, kept as all vectors since its document began: no batch, no pads, no state.
+
+    ::
+
+        vectors   |----------- long-term memory ------------|-- short-term --|
+        updates   |-- leaving --|-- leaving --|- leaving ---|   the last 4
+
+    Each segment adds its vectors on the right. What then exceeds the short-term memory leaves it, and is one update of
+    the long-term memory. ``remembered`` repeats all updates from an empty memory, in float64.
+    """
 
     dim = 32  # C
 
@@ -153,24 +162,24 @@ class Oracle:
         self.memory, self.short = memory, short
         self.vectors: list[Tensor] = []
         self.updates: list[Written] = []
-        self.looked: Optional[RenormalizedGaussianDensity] = None
+        self.last_read: Optional[RenormalizedGaussianDensity] = None
 
-    def segment(self, hidden: Tensor, looked: RenormalizedGaussianDensity, reset: bool) -> None:
+    def segment(self, hidden: Tensor, last_read: RenormalizedGaussianDensity, reset: bool) -> None:
         """The row's text of one segment: its vectors (L, C) and the density (1, H, L) of its read."""
         if reset:
-            self.vectors, self.updates, self.looked = [], [], None
+            self.vectors, self.updates, self.last_read = [], [], None
         leaving = max(0, len(self.vectors) - self.short) - sum(update.count for update in self.updates)
         if leaving:
-            self.updates.append(Written(leaving, self.looked))
+            self.updates.append(Written(leaving, self.last_read))
         self.vectors += list(hidden)
-        self.looked = looked
+        self.last_read = last_read
 
     def remembered(self) -> tuple[Tensor, ContinuousState]:
         """Short-term memory (≤ W + L, C) and long-term memory, made anew from all vectors, in float64."""
         everything = torch.stack(self.vectors) if self.vectors else torch.zeros(0, self.dim)
         state, start = self.memory.initial_state(1, self.dim, dtype=torch.float64), 0
-        for count, looked in self.updates:
-            state = self.memory.write(state, everything[None, start : start + count].double(), density=looked)
+        for count, last_read in self.updates:
+            state = self.memory.write(state, everything[None, start : start + count].double(), density=last_read)
             start += count
         return everything[start:], state
 
@@ -184,7 +193,15 @@ def resident() -> int:
 def test_streaming_for_3000_segments_loses_nothing(tmp_path):
     """3,000 segments of 0 to 6 tokens in 4 rows, with documents that end anywhere and restarts from what was saved.
 
-    The first row's document never ends. Every 250 segments a row is compared with the oracle, at the end all.
+    ::
+
+        segment   0         1        2         3          4
+        row 0     |a a a a a|a a     |a a a a a|   empty  |a a a    one document, from the first segment to the last
+        row 1     |b b b    |c c c c |c        |c c c c c |d d      a letter per document: reset where one begins
+                                              ^ restart: save the memory, build another model, load it
+
+    An oracle per row and layer is given the same vectors. Every 250 segments one row is compared with its oracles, at
+    the end all of them are. What the process holds must not grow.
     """
     settings = {"decoder_embed_dim": Oracle.dim, "decoder_layers": 1, "stm_length": 4, "ltm_sampling": "sticky"}
     settings |= {"ltm_basis": 32, "ltm_widths": "0.05,0.1", "ltm_samples": 64}
@@ -221,8 +238,8 @@ def test_streaming_for_3000_segments_loses_nothing(tmp_path):
         for layer, state in enumerate(model.decoder.streams[True].after):
             for row, length in enumerate(lengths.tolist()):
                 mean, variance = (part[row, None, :, :length] for part in state.report.density)
-                looked = RenormalizedGaussianDensity(mean, variance)
-                oracles[row][layer].segment(hidden[layer][row, :length].clone(), looked, bool(reset[row]))
+                last_read = RenormalizedGaussianDensity(mean, variance)
+                oracles[row][layer].segment(hidden[layer][row, :length].clone(), last_read, bool(reset[row]))
         if rng.random() < 0.02:
             torch.save(model.decoder.memory_state(), tmp_path / "memory.pt")
             model = listening(build(seed=number, **settings).train())

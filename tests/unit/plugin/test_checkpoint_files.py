@@ -102,7 +102,7 @@ def arguments(data: Path, save: Path, *more: object) -> list[str]:
 
 @pytest.fixture
 def begun(documents, tmp_path) -> Path:
-    """The save directory of a run of two updates, that goes on."""
+    """The save directory of a run of two updates that continues."""
     code, text = run_here(train.cli_main, *arguments(documents, tmp_path / "save", "--max-update", 2))
     assert code == 0, text
     return tmp_path / "save"
@@ -162,8 +162,11 @@ def test_training_removes_old_checkpoints_as_requested(documents, tmp_path):
     assert code == 0, text
     names = {path.name for path in tmp_path.iterdir()}
     assert {name for name in names if "best_" not in name} == {
-        *("checkpoint2.pt", "checkpoint_2_6.pt", "checkpoint_2_7.pt"),
-        *("checkpoint_best.pt", "checkpoint_last.pt"),
+        "checkpoint2.pt",
+        "checkpoint_2_6.pt",
+        "checkpoint_2_7.pt",
+        "checkpoint_best.pt",
+        "checkpoint_last.pt",
     }
     assert len(names) == 6
     shutil.copy(tmp_path / "checkpoint2.pt", tmp_path / "alone.pt")

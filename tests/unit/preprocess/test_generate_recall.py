@@ -30,17 +30,17 @@ def documents_of(dest: Path, split: str) -> list[list[str]]:
 
 def asked(words: list[str]) -> list[int]:
     """The distances of a document's questions in the order of asking, after a check of its answers."""
-    told, distances = {}, []
-    for place, word in enumerate(words):
+    stated, distances = {}, []
+    for at, word in enumerate(words):
         if word == "<fact>":
-            assert words[place + 1] not in told
-            told[words[place + 1]] = place + 2
+            assert words[at + 1] not in stated
+            stated[words[at + 1]] = at + 2
         if word == "<ask>":
-            key, answer, value, end = words[place + 1 : place + 5]
+            key, answer, value, end = words[at + 1 : at + 5]
             assert (answer, end) == ("<answer>", "</answer>")
-            assert value == words[told[key]]
-            distances.append(place + 3 - told[key])
-    assert len(distances) == len(told) == 3
+            assert value == words[stated[key]]
+            distances.append(at + 3 - stated[key])
+    assert len(distances) == len(stated) == 3
     return distances
 
 
@@ -68,9 +68,9 @@ def test_facts_are_asked_once_at_the_requested_distances(drawn):
 def test_facts_have_new_pairs_and_are_asked_in_any_order(drawn):
     pairs, orders = set(), set()
     for words in documents_of(drawn, "train"):
-        keys = [words[place + 1] for place, word in enumerate(words) if word == "<fact>"]
-        pairs |= {(words[place + 1], words[place + 2]) for place, word in enumerate(words) if word == "<fact>"}
-        orders.add(tuple(keys.index(words[place + 1]) for place, word in enumerate(words) if word == "<ask>"))
+        keys = [words[at + 1] for at, word in enumerate(words) if word == "<fact>"]
+        pairs |= {(words[at + 1], words[at + 2]) for at, word in enumerate(words) if word == "<fact>"}
+        orders.add(tuple(keys.index(words[at + 1]) for at, word in enumerate(words) if word == "<ask>"))
     assert len(pairs) == 3 * 4
     assert len(orders) == 6
 

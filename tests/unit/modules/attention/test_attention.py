@@ -76,10 +76,10 @@ def test_attention_passes_gradcheck(encoding, dropout, held):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_attention_in_half_precision_errs_by_a_few_roundings(encoding, dtype):
     results = []
-    for kind in (torch.float64, dtype):
+    for precision in (torch.float64, dtype):
         query, hidden, mask = inputs(4, 3, [1, 3])
-        y = build(encoding).to(kind)(query.to(kind), hidden.to(kind), mask)
-        assert y.dtype == kind
+        y = build(encoding).to(precision)(query.to(precision), hidden.to(precision), mask)
+        assert y.dtype == precision
         results.append([y, *torch.autograd.grad(y.square().sum(), [query, hidden])])
     for exact, rounded in zip(*results):
         error = (rounded.double() - exact).abs().max() / exact.abs().max()

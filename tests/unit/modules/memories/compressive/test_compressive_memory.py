@@ -38,7 +38,7 @@ def same(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("function", COMPRESSIONS)
 def test_write_compresses_each_window_of_a_row(function):
-    """Rows of different odd lengths, whose windows of 3 go on from write to write; the third row begins anew once."""
+    """Rows of different odd lengths, with windows of 3 across writes; the third row begins anew once."""
     memory = build(function)
     lengths = torch.tensor([[7, 0, 7], [8, 1, 0], [1, 1, 5], [2, 9, 1], [0, 6, 1], [4, 1, 9]])
     state, texts = memory.initial_state(3), [torch.zeros(0, DIM, dtype=torch.float64)] * 3

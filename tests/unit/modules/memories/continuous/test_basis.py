@@ -20,7 +20,7 @@ def line(count: int = 21) -> torch.Tensor:
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Means and variances of every kind, (15,) each."""
+    """Narrow and wide, inside and at the ends: means and variances, (15,) each."""
     means = torch.tensor([0.0, 0.013, 0.5, 0.8, 1.0], dtype=torch.float64)
     sigmas = torch.tensor([0.01, 0.1, 0.9], dtype=torch.float64)
     mean, sigma = torch.cartesian_prod(means, sigmas).unbind(1)

@@ -10,12 +10,12 @@ from fairseq_infformer.modules.memories.continuous import naive
 BASIS = GaussianBasis(12, (0.05, 0.2))
 # The paper's form, the defaults, and a floor with the paper's start.
 FORMS = [{"min_sigma": 0.0, "flat_start": True}, {}, {"min_sigma": 0.1, "flat_start": True}]
-KINDS = [{"density": name, "addressing": "projection"} for name in sorted(DENSITIES)]
-KINDS += [{"density": "gaussian", "addressing": name} for name in ("content", "mixed")]
+SETTINGS = [{"density": name, "addressing": "projection"} for name in sorted(DENSITIES)]
+SETTINGS += [{"density": "gaussian", "addressing": name} for name in ("content", "mixed")]
 
 
-@pytest.fixture(params=KINDS)
-def kind(request) -> dict[str, str]:
+@pytest.fixture(params=SETTINGS)
+def settings(request) -> dict[str, str]:
     return request.param
 
 
@@ -38,11 +38,11 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_read_matches_reference_in_values_and_gradients(kind, form):
-    attention = build(**kind, **form)
+def test_read_matches_reference_in_values_and_gradients(settings, form):
+    attention = build(**settings, **form)
     query, coefficients = inputs()
     context, density = attention(query, coefficients)
-    slow_context, mean, variance = naive.read(query, coefficients, attention, kind["density"])
+    slow_context, mean, variance = naive.read(query, coefficients, attention, settings["density"])
     torch.testing.assert_close(density.mean, mean, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(density.variance, variance, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(context, slow_context, rtol=1e-10, atol=1e-10)
@@ -65,34 +65,34 @@ def test_mixed_addressing_accepts_an_odd_number_of_heads(num_heads):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
-def test_read_passes_gradcheck(kind):
-    attention = build(**kind)
+def test_read_passes_gradcheck(settings):
+    attention = build(**settings)
     query, coefficients = inputs()
     assert torch.autograd.gradcheck(lambda q, b: attention(q, b)[0], (query[:, :2], coefficients))
 
 
-def test_read_in_float32_is_close_to_float64(kind):
-    exact, _ = build(**kind)(*inputs())
-    single, density = build(**kind).float()(*inputs(torch.float32))
+def test_read_in_float32_is_close_to_float64(settings):
+    exact, _ = build(**settings)(*inputs())
+    single, density = build(**settings).float()(*inputs(torch.float32))
     assert single.dtype == density.mean.dtype == density.variance.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_read_in_half_precision_computes_in_float32(kind, dtype):
+def test_read_in_half_precision_computes_in_float32(settings, dtype):
     """Only weights, queries and the output are rounded: the error is that of a few roundings."""
-    attention = build(**kind).to(dtype)
+    attention = build(**settings).to(dtype)
     query, coefficients = inputs(torch.float32)
     context, density = attention(query.to(dtype), coefficients)
     assert context.dtype == dtype
     assert density.mean.dtype == density.variance.dtype == torch.float32
-    exact, _ = build(**kind).float()(query, coefficients)
+    exact, _ = build(**settings).float()(query, coefficients)
     error = (context.float() - exact).abs().max() / exact.abs().max()
     assert float(error) < 20 * torch.finfo(dtype).eps
 
 
-def test_read_under_autocast_computes_in_float32(kind):
-    attention = build(**kind).float()
+def test_read_under_autocast_computes_in_float32(settings):
+    attention = build(**settings).float()
     query, coefficients = inputs(torch.float32)
     exact, exact_density = attention(query, coefficients)
     with torch.autocast("cpu", torch.bfloat16):
@@ -103,8 +103,8 @@ def test_read_under_autocast_computes_in_float32(kind):
     assert float(error) < 20 * torch.finfo(torch.bfloat16).eps
 
 
-def test_read_has_the_shape_of_its_query(kind):
-    attention = build(**kind)
+def test_read_has_the_shape_of_its_query(settings):
+    attention = build(**settings)
     for batch, queries in ((1, 1), (3, 5), (2, 0)):
         query = torch.randn(batch, queries, 6, dtype=torch.float64)
         context, density = attention(query, torch.randn(batch, 12, 6, dtype=torch.float64))
@@ -112,8 +112,8 @@ def test_read_has_the_shape_of_its_query(kind):
         assert density.mean.shape == density.variance.shape == (batch, 2, queries)
 
 
-def test_read_of_an_empty_memory_is_zero(kind):
-    context, density = build(**kind)(inputs()[0], torch.zeros(2, 12, 6, dtype=torch.float64))
+def test_read_of_an_empty_memory_is_zero(settings):
+    context, density = build(**settings)(inputs()[0], torch.zeros(2, 12, 6, dtype=torch.float64))
     assert not context.any()
     assert bool(density.variance.isfinite().all())
 
@@ -163,20 +163,20 @@ def test_start_is_finite_with_a_wide_floor(settings):
     assert bool((density.variance > 0.36).all()) and density.variance.isfinite().all() and context.isfinite().all()
 
 
-def test_read_without_a_floor_stays_finite_with_all_attention_on_one_position(kind):
-    attention = build(**kind, min_sigma=0.0).float()
+def test_read_without_a_floor_stays_finite_with_all_attention_on_one_position(settings):
+    attention = build(**settings, min_sigma=0.0).float()
     query, coefficients = inputs(torch.float32)
     coefficients = (10 * coefficients).detach().requires_grad_()
     context, density = attention(1000 * query, coefficients)
-    if kind["addressing"] != "projection":
+    if settings["addressing"] != "projection":
         assert float(density.variance.min()) < 1e-9, "one place has all of it"
     loss = context.square().sum() + density.kl(0.05).sum() if hasattr(density, "kl") else context.square().sum()
     gradients = torch.autograd.grad(loss, [query, coefficients, *attention.parameters()])
     assert context.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_min_sigma_bounds_the_density_from_below(kind):
-    attention = build(**kind, min_sigma=0.1)
+def test_min_sigma_bounds_the_density_from_below(settings):
+    attention = build(**settings, min_sigma=0.1)
     query, coefficients = inputs()
     if attention.variance_offset is not None:
         torch.nn.init.constant_(attention.variance_offset, -1e9)
@@ -186,8 +186,8 @@ def test_min_sigma_bounds_the_density_from_below(kind):
     assert all(bool(p.grad.isfinite().all()) for p in (query, coefficients, *attention.parameters()))
 
 
-def test_read_keeps_rows_independent(kind):
-    attention, (query, coefficients) = build(**kind), inputs()
+def test_read_keeps_rows_independent(settings):
+    attention, (query, coefficients) = build(**settings), inputs()
     context, _ = attention(query, coefficients)
     poisoned_query, poisoned = query.detach().clone(), coefficients.detach().clone()
     poisoned_query[1], poisoned[1] = float("nan"), float("inf")
@@ -196,8 +196,8 @@ def test_read_keeps_rows_independent(kind):
     assert bool(after[1].isnan().any())
 
 
-def test_read_keeps_queries_independent(kind):
-    attention, (query, coefficients) = build(**kind), inputs()
+def test_read_keeps_queries_independent(settings):
+    attention, (query, coefficients) = build(**settings), inputs()
     context, _ = attention(query, coefficients)
     changed = query.detach().clone()
     changed[:, 2] += 1
@@ -214,9 +214,11 @@ def fresh_compiler():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["addressing"] != "content"])  # mixed has it
-def test_read_compiles_with_the_same_values_and_gradients(kind, fresh_compiler):
-    attention = build(**kind)
+@pytest.mark.parametrize(
+    "settings", [settings for settings in SETTINGS if settings["addressing"] != "content"]
+)  # mixed has it
+def test_read_compiles_with_the_same_values_and_gradients(settings, fresh_compiler):
+    attention = build(**settings)
     compiled = torch.compile(attention, fullgraph=True, dynamic=True)  # once for all numbers of queries
     for queries in (3, 5):
         query = torch.randn(2, queries, 6, dtype=torch.float64, requires_grad=True)
@@ -240,8 +242,8 @@ class ContextOf(torch.nn.Module):
         return self.attention(query, coefficients)[0]
 
 
-def test_read_exports_with_the_same_values(kind, tmp_path):
-    attention, (query, coefficients) = build(**kind), inputs()
+def test_read_exports_with_the_same_values(settings, tmp_path):
+    attention, (query, coefficients) = build(**settings), inputs()
     context, density = attention(query, coefficients)
     exported, exported_density = torch.export.export(attention, (query, coefficients)).module()(query, coefficients)
     torch.testing.assert_close(exported, context, rtol=1e-10, atol=1e-10)

@@ -124,7 +124,7 @@ def test_write_gives_one_argument_alone_its_gradient(memory, which):
 
 
 def test_refit_operator_passes_opcheck(memory):
-    """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
+    """Nothing is changed in place, results alias no argument, and shapes are those that the compiler assumes."""
     old, x = after(memory, [5]), vectors(1, 6).requires_grad_()
     settings = (list(memory.basis.widths), 10, 0.3, memory.contraction, 0.6, None, "uniform", 0)
     arguments = (old.coefficients.requires_grad_(), old.largest, x, old.num_tokens, torch.tensor([6]), None, *settings)

@@ -153,7 +153,7 @@ def test_register_density_accepts_further_parameters(monkeypatch):
     memory = ContinuousMemory(basis, 32, contraction="fixed", sampling="sticky")
     state = ContinuousState(coefficients, torch.tensor([9, 9, 9]), torch.full((3,), 100.0))
     moved = density._replace(other=density.other + 3)
-    kept, other = (memory.write(state, query, density=looked).coefficients for looked in (density, moved))
+    kept, other = (memory.write(state, query, density=read).coefficients for read in (density, moved))
     assert not torch.allclose(kept, other)
     with pytest.raises(ValueError, match="addressing must be projection for the density pair, got content"):
         ContinuousAttention(8, 2, basis, "pair", addressing="content")

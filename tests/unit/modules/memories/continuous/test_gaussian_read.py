@@ -24,7 +24,7 @@ def basis(request) -> GaussianBasis:
 
 @pytest.fixture(params=[1, 3, 20, 1 << 18], ids=["a query", "some queries", "some rows", "all"])
 def block(request, monkeypatch) -> None:
-    """What a block holds, in numbers of queries; the last block of each kind is not full."""
+    """What a block holds, in numbers of queries; the last block is not full."""
     monkeypatch.setattr(cpu, "block_queries", lambda centers: request.param)
 
 
@@ -99,7 +99,7 @@ def test_gaussian_read_gives_one_argument_alone_its_gradient(basis):
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_gaussian_read_operator_passes_opcheck(basis, gradients):
-    """Nothing is changed in place, results alias no argument, and what the compiler is told of them is so."""
+    """Nothing is changed in place, results alias no argument, and shapes are those that the compiler assumes."""
     arguments = [x.detach().flatten(0, 1).requires_grad_(gradients) for x in inputs(basis)]
     counts, widths = zip(*basis.by_width())
     centers = basis.grid_like(arguments[0])[0]

@@ -33,18 +33,18 @@ def vectors(batch: int, length: int, seed: int) -> Tensor:
 def stream_is_finite(memory: ContinuousMemory) -> None:
     """Write and read ``LENGTHS`` in float32, as a model does; the second row gets one vector less.
 
-    Every density reads each state; what a sticky memory keeps is where one of them looked, in turn.
+    Every density reads each state; what a sticky memory keeps follows the density of one of them, in turn.
     """
     torch.manual_seed(0)
     floor = min(0.5, *memory.basis.widths)
     readers = [ContinuousAttention(DIM, 2, memory.basis, density, min_sigma=floor) for density in sorted(DENSITIES)]
     for attention in readers:
         torch.nn.init.xavier_uniform_(attention.out_proj.weight)
-    state, looked = memory.initial_state(2, DIM), None
+    state, last_read = memory.initial_state(2, DIM), None
     for number, length in enumerate(LENGTHS):
         x, query = vectors(2, length, number).requires_grad_(), vectors(2, 6, 100 + number).requires_grad_()
         before = state._replace(coefficients=state.coefficients.requires_grad_())
-        state = memory.write(before, x, lengths=[length, max(0, length - 1)], density=looked)
+        state = memory.write(before, x, lengths=[length, max(0, length - 1)], density=last_read)
         assert state.coefficients.isfinite().all()
         reads = [attention(query, state.coefficients) for attention in readers]
         loss = torch.zeros(())
@@ -56,7 +56,7 @@ def stream_is_finite(memory: ContinuousMemory) -> None:
         for gradient in torch.autograd.grad(loss, [x, query, before.coefficients, *parameters]):
             assert gradient.isfinite().all()
         density = reads[number % len(reads)][1]
-        state, looked = state.detach(), type(density)(density.mean.detach(), density.variance.detach())
+        state, last_read = state.detach(), type(density)(density.mean.detach(), density.variance.detach())
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
@@ -150,11 +150,11 @@ def test_sticky_write_stays_bounded_with_attention_on_large_values(sampling, con
     torch.manual_seed(1)
     memory = ContinuousMemory(GaussianBasis(64, (0.01, 0.05)), 64, contraction=contraction, sampling=sampling)
     attention = ContinuousAttention(32, 4, memory.basis, "renormalized-gaussian", addressing="content")
-    state, looked = memory.initial_state(1, 32), None
+    state, last_read = memory.initial_state(1, 32), None
     for number in range(300):
-        state = memory.write(state, torch.randn(1, 32, 32), density=looked)
+        state = memory.write(state, torch.randn(1, 32, 32), density=last_read)
         with torch.no_grad():
-            looked = attention.locate(4 * torch.randn(1, 32, 32), state.coefficients)
+            last_read = attention.locate(4 * torch.randn(1, 32, 32), state.coefficients)
         if number >= 20:  # the first vectors of all are fitted with nothing beside them
             signal = memory.basis.evaluate(torch.linspace(0, 1, 501)) @ state.coefficients[0]
             assert float(signal.norm(dim=1).max()) < 2 * float(state.largest)

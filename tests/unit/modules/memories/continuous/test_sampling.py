@@ -33,28 +33,28 @@ def at(place: float, sigma: float = 0.001):
 
 @pytest.mark.parametrize("name", sorted(DENSITIES))
 def test_attention_histogram_matches_reference(name):
-    looked, queries = density(name), torch.tensor([3, 2])
-    fast = attention_histogram(looked, queries, num_bins=7)
+    reads, queries = density(name), torch.tensor([3, 2])
+    fast = attention_histogram(reads, queries, num_bins=7)
     for row, count in enumerate(queries.tolist()):
-        pairs = zip(looked.mean[row, :, :count].flatten(), looked.variance[row, :, :count].flatten())
+        pairs = zip(reads.mean[row, :, :count].flatten(), reads.variance[row, :, :count].flatten())
         slow = naive.attention_histogram([naive.DENSITIES[name](*pair) for pair in pairs], 7)
         torch.testing.assert_close(fast[row], torch.tensor(slow, dtype=torch.float64), rtol=1e-10, atol=1e-10)
 
 
 def test_attention_histogram_does_not_depend_on_chunks(monkeypatch):
-    looked = density(queries=50)
-    whole = attention_histogram(looked)
+    reads = density(queries=50)
+    whole = attention_histogram(reads)
     monkeypatch.setattr("fairseq_infformer.modules.memories.continuous.sampling.CHUNK_ELEMENTS", 1000)
-    torch.testing.assert_close(attention_histogram(looked), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attention_histogram(reads), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_histogram_ignores_pads():
-    looked = density()
-    mean = looked.mean.clone()
+    reads = density()
+    mean = reads.mean.clone()
     mean[1, :, 2:] = 0.9
     queries = torch.tensor([3, 2])
-    moved = attention_histogram(DENSITIES["gaussian"](mean, looked.variance), queries)
-    assert torch.equal(moved, attention_histogram(looked, queries))
+    moved = attention_histogram(DENSITIES["gaussian"](mean, reads.variance), queries)
+    assert torch.equal(moved, attention_histogram(reads, queries))
 
 
 @pytest.mark.parametrize("outside", [-3.0, 4.0])
@@ -66,9 +66,9 @@ def test_attention_histogram_without_attention_inside_is_uniform(outside):
 
 
 def test_attention_histogram_in_float32_is_close_to_float64():
-    looked = density(queries=100)
-    single = DENSITIES["gaussian"](looked.mean.float(), looked.variance.float())
-    torch.testing.assert_close(attention_histogram(single), attention_histogram(looked), rtol=1e-4, atol=1e-6)
+    reads = density(queries=100)
+    single = DENSITIES["gaussian"](reads.mean.float(), reads.variance.float())
+    torch.testing.assert_close(attention_histogram(single), attention_histogram(reads), rtol=1e-4, atol=1e-6)
 
 
 # ---- Positions
