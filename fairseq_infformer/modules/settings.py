@@ -28,7 +28,7 @@ def renamed(**names: str) -> Callable[[Function], Function]:
 
     Args:
         names: the new name under each old one, or ``not NAME`` if that means the opposite. None, the old default of
-            some, stands for the new default.
+            some, means the new default.
 
     The function raises a TypeError if it is given both names.
     """

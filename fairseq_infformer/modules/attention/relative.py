@@ -94,7 +94,7 @@ def relative_attention(
     Args:
         by_content, by_position: (H, B, T, d), scaled.
         keys, values: (H, B, K, d); the last T are the queries' own.
-        distances: (H, K + 1, d), what stands for the distances K … 0.
+        distances: (H, K + 1, d), the projected encodings of the distances K … 0.
         mask: bool, True where attention is forbidden: (T, K), the future alone, or (B, T, K).
         dropout: on the weights.
 

@@ -92,7 +92,7 @@ class InfiniteFormerLayer(nn.Module):
         return LayerState(recent, long_term, None)
 
     def advance(self, state: LayerState, reset: Tensor) -> LayerState:
-        """The state a new segment meets: rows in ``reset`` (B,) empty, and short-term memory cut to its length,
+        """The state before a new segment: rows in ``reset`` (B,) empty, and short-term memory cut to its length,
         with what leaves it written to the long-term memory."""
         recent, leaving, lengths = state.recent.reset(reset).split(self.stm_length)
         long_term = state.long_term

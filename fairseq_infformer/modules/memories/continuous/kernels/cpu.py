@@ -1,6 +1,6 @@
 """``Σ_j N(mean_t; c_j, variance_t) V_j`` and its gradients, in blocks that stay in the cache.
 
-The T×n matrix of densities is cheap to compute and dear to store and to pass over: it is computed block by block, in
+The T×n matrix of densities is cheap to compute and expensive to store and to read: it is computed block by block, in
 place, and again for the gradients.
 """
 
