@@ -103,7 +103,7 @@ def measured(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def parse(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="1,2,3,4,5,6", help="which rows, with commas between (default: all)")
+    parser.add_argument("--rows", default=",".join(ROWS), help="which rows, with commas between (default: all)")
     parser.add_argument("--repeats", type=int, default=15, help="pairs of measurements (default: 15)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda (default: cpu)")

@@ -62,7 +62,7 @@ def measure(device: torch.device, small: bool) -> Iterator[Row]:
     yield {"what": "ceilings", "ok": True, "ceilings": ceilings(device, small)}
     repeats, batches = ("2", ("1",)) if small else ("30", ("4", "64"))
     for batch in batches:
-        rows = "2,3" if small else "1,2,3,4,5,6" if batch == "4" else "1,2,3"
+        rows = "2,3" if small else "1,2,3,4,5,6,7" if batch == "4" else "1,2,3"
         options = [
             "--rows",
             rows,
