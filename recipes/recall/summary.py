@@ -24,14 +24,14 @@ def distances_of(tokens: np.ndarray, fact: int, answers: np.ndarray) -> np.ndarr
         answers: offsets of values asked for, rising; their keys stand two tokens before them.
     """
     stated_at: dict[int, int] = {}  # where the value of each key was stated last
-    facts, found = np.flatnonzero(tokens == fact), []
+    facts, distances = np.flatnonzero(tokens == fact), []
     seen = 0
-    for place in answers:
-        while seen < len(facts) and facts[seen] < place:
+    for answer in answers:
+        while seen < len(facts) and facts[seen] < answer:
             stated_at[int(tokens[facts[seen] + 1])] = int(facts[seen]) + 2
             seen += 1
-        found.append(int(place) - stated_at[int(tokens[place - 2])])
-    return np.array(found)
+        distances.append(int(answer) - stated_at[int(tokens[answer - 2])])
+    return np.array(distances)
 
 
 def read(file: Path, tokens: np.ndarray, fact: int, distances: list[int]) -> Record:
@@ -41,10 +41,10 @@ def read(file: Path, tokens: np.ndarray, fact: int, distances: list[int]) -> Rec
         raise InputError(f"{file} was scored on other data; run stage 4 again")
     right = answers["predicted"] == answers["target"]
     group = np.searchsorted(distances, distances_of(tokens, fact, answers["offset"]), side="right") - 1
-    places = range(len(distances))
+    groups = range(len(distances))
     return {
-        "asked": [int((group == place).sum()) for place in places],
-        "right": [int(right[group == place].sum()) for place in places],
+        "asked": [int((group == number).sum()) for number in groups],
+        "right": [int(right[group == number].sum()) for number in groups],
     }
 
 

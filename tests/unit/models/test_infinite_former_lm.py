@@ -199,7 +199,7 @@ def test_ablation_changes_the_logits(ablation, tokens):
     ids=["continuous", "sticky", "compressive"],
 )
 def test_ablation_swap_reads_the_same_other_row_throughout(settings):
-    """Without short-term memory, in the only layer, nothing else tells one segment about the ones before."""
+    """Without short-term memory, in the only layer, nothing else carries what was before a segment."""
     model = build(ltm_ablation="swap", stm_length=0, decoder_layers=1, **settings)
     tokens = torch.randint(4, TYPES, (4, 24), generator=torch.Generator().manual_seed(1))
     before = run(model, tokens, 4)
