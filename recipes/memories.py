@@ -28,7 +28,7 @@ def _continuous(contraction: str, sampling: str, addressing: str = "projection")
 
 
 # `fixed` is the paper's contraction; the others keep an equal share for every token. `mixed` is `continuous` with half
-# of its heads addressed by content.
+# of its heads addressed by content, `gibbs` reads by softmax attention over the signal.
 TABLE = (
     Memory("none", "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
     Memory("compressive", "Compressive Transformer", "#d97706", "-", {"long-term-memory": "compressive"}),
@@ -37,5 +37,17 @@ TABLE = (
     Memory("sticky", "∞-former, sticky", "#059669", "-", _continuous("proportional", "sticky")),
     Memory("sticky-fixed", "∞-former, sticky, fixed τ", "#059669", "--", _continuous("fixed", "sticky")),
     Memory("mixed", "∞-former, half by content", "#be185d", "-", _continuous("proportional", "uniform", "mixed")),
+    Memory(
+        "gibbs",
+        "∞-former, Gibbs read",
+        "#7c3aed",
+        "-",
+        {
+            "long-term-memory": "continuous",
+            "ltm-density": "gibbs",
+            "ltm-contraction": "proportional",
+            "ltm-sampling": "uniform",
+        },
+    ),
 )
 MEMORIES = {memory.name: memory for memory in TABLE}

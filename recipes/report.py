@@ -53,8 +53,8 @@ def section(name: str, log: str) -> str:
 
 
 def overview(kept: Path) -> str:
-    """One table of the kept results that compare memories, a column for each memory, the best in bold."""
-    rows, columns = [], {name: memory.label for name, memory in MEMORIES.items()}
+    """One table of the kept results that compare memories, a column for each memory they have, the best in bold."""
+    measured: list[tuple[list[str], dict[str, str]]] = []  # the beginning of a row, and its cells by memory
     for file in sorted(kept.glob("*.json")):
         results = json.loads(file.read_text(encoding="utf-8"))
         for measure, values, best in getattr(import_module(TABLES[results["kind"]]), "headlines", lambda _: [])(
@@ -64,8 +64,10 @@ def overview(kept: Path) -> str:
             winner = best(means, key=means.get) if len(means) > 1 else None
             cells = {memory: runs.spread(seeds) for memory, seeds in values.items()}
             cells |= {winner: f"**{cells[winner]}**"} if winner else {}
-            rows.append([f"[{file.stem}](results/{file.name})", measure, *(cells.get(name, "") for name in columns)])
-    table = runs.markdown(["results", "measure", *columns.values()], rows)
+            measured.append(([f"[{file.stem}](results/{file.name})", measure], cells))
+    columns = [name for name in MEMORIES if any(name in cells for _, cells in measured)]
+    rows = [[*beginning, *(cells.get(name, "") for name in columns)] for beginning, cells in measured]
+    table = runs.markdown(["results", "measure", *(MEMORIES[name].label for name in columns)], rows)
     return f"<!-- {OVERVIEW} -->\n{table}\n<!-- end of {OVERVIEW} -->"
 
 

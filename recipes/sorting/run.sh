@@ -2,7 +2,7 @@
 # Sort 20 symbols by how often they occur in a sequence, with several memories (Martins et al. 2022, section 4.1).
 #
 #   recipes/sorting/run.sh --tiny       three memories: 5 minutes on two cores
-#   recipes/sorting/run.sh              seven memories, three seeds each: hours there
+#   recipes/sorting/run.sh              all memories, three seeds each: hours there
 #   recipes/sorting/run.sh --help       all options; with --dry-run, every command is printed and none is run
 . "$(dirname "$0")/../stages.sh"
 
