@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairseq_infformer.modules.replay import replay, unroll
+from fairseq_infformer.modules.replay import replay
 
 # Logged with every memory; --best-checkpoint-metric can name these and the figures of a memory's reads.
 LOGGED = ("loss", "nll_loss", "ppl", "accuracy")
@@ -103,7 +103,7 @@ class LtmCrossEntropy(FairseqCriterion):
             return state, self._cross_entropy(model, model.decoder.output_layer(part).flatten(0, -2), targets.flatten())
 
         segments = zip(features.chunk(num_segments, dim=1), target.chunk(num_segments, dim=1))
-        _, losses = (replay if torch.is_grad_enabled() else unroll)(loss, None, segments)
+        _, losses = replay(loss, None, segments)
         return torch.stack(losses).sum()
 
     def _cross_entropy(self, model: Any, output: Tensor, target: Tensor) -> Tensor:

@@ -4,12 +4,11 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset
 
-from fairseq_infformer.data.streaming_dataset import StreamingDataset
+from fairseq_infformer.data.streaming_dataset import StreamingDataset, Streams
 
 
-class JoinedSegments(FairseqDataset):
+class JoinedSegments(Streams):
     """The streams of a corpus, K segments at a time. Row s of batch k is segments k·K to k·K + K − 1 of stream s.
 
     Batches are those of ``StreamingDataset`` with the segments of a row side by side: tokens (B, K·T), and ``lengths``,
@@ -33,11 +32,6 @@ class JoinedSegments(FairseqDataset):
         self.streams, self.segments_per_sample, self.replayed = streams, segments_per_sample, replayed
         self.num_streams, self.tokens_per_sample = streams.num_streams, streams.tokens_per_sample
         self.tokens, self.documents = streams.tokens, streams.documents
-
-    def batches(self, num_shards: int) -> list[range]:
-        """The batches of all ranks, as fairseq deals them out, see ``StreamingDataset.batches``."""
-        rows = self.num_streams // num_shards
-        return [range(first, first + rows) for first in range(0, len(self), rows)]
 
     def __len__(self) -> int:
         longest = int(self.streams.stream_sizes.max())
@@ -70,12 +64,3 @@ class JoinedSegments(FairseqDataset):
             },
             "target": torch.cat([segment["target"] for segment in segments], dim=1),
         }
-
-    def num_tokens(self, index: int) -> int:
-        return self.segments_per_sample * self.tokens_per_sample
-
-    def size(self, index: int) -> int:
-        return self.segments_per_sample * self.tokens_per_sample
-
-    def ordered_indices(self) -> np.ndarray:
-        return np.arange(len(self))

@@ -8,8 +8,7 @@ import torch.distributed as dist
 from fairseq.data import iterators
 from torch import Tensor
 
-from fairseq_infformer.data.joined_segments import JoinedSegments
-from fairseq_infformer.data.streaming_dataset import StreamingDataset
+from fairseq_infformer.data.streaming_dataset import Streams
 from fairseq_infformer.errors import InputError
 
 Memory = dict[str, Tensor]  # tensors whose first axis is the rows of a batch
@@ -36,7 +35,7 @@ class StreamIterator(iterators.EpochBatchIterator):
 
     def __init__(
         self,
-        streams: StreamingDataset | JoinedSegments,
+        streams: Streams,
         num_shards: int = 1,
         shard_id: int = 0,
         collect: Optional[Callable[[], Optional[Saved]]] = None,

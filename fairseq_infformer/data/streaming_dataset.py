@@ -53,7 +53,31 @@ class TokenStream:
         return np.concatenate(offsets)
 
 
-class StreamingDataset(FairseqDataset):
+class Streams(FairseqDataset):
+    """Consecutive samples of S streams: item ``k * S + s`` is sample k of stream s."""
+
+    num_streams: int  # S
+    tokens_per_sample: int  # T, of one segment
+    segments_per_sample = 1
+
+    def batches(self, num_shards: int) -> list[range]:
+        """The batches of all ranks, in the order fairseq assigns them: batch ``k * num_shards + r`` is rank r's k-th.
+
+        Every rank has the same number of batches and always the same rows.
+        """
+        rows = self.num_streams // num_shards
+        return [range(first, first + rows) for first in range(0, len(self), rows)]
+
+    def num_tokens(self, index: int) -> int:
+        return self.segments_per_sample * self.tokens_per_sample
+
+    size = num_tokens
+
+    def ordered_indices(self) -> np.ndarray:
+        return np.arange(len(self))
+
+
+class StreamingDataset(Streams):
     """Every token of a corpus as a target exactly once, in S streams of segments of up to T tokens.
 
     The corpus is cut into documents, the documents into segments of T targets (the last one of a document may be
@@ -73,8 +97,6 @@ class StreamingDataset(FairseqDataset):
         num_streams: S, at most the number of segments.
         answers: offsets (A, 2) at which answers start and stop, in order; absent: every token is a target.
     """
-
-    segments_per_sample = 1
 
     def __init__(
         self,
@@ -127,14 +149,6 @@ class StreamingDataset(FairseqDataset):
             num_streams=num_streams,
             answers=self.answers,
         )
-
-    def batches(self, num_shards: int) -> list[range]:
-        """The batches of all ranks, in the order fairseq assigns them: batch ``k * num_shards + r`` is rank r's k-th.
-
-        Every rank has the same number of batches and always the same rows.
-        """
-        rows = self.num_streams // num_shards
-        return [range(first, first + rows) for first in range(0, len(self), rows)]
 
     def __len__(self) -> int:
         return int(self.stream_sizes.max()) * self.num_streams
@@ -196,12 +210,3 @@ class StreamingDataset(FairseqDataset):
         for padded, row in zip(batch, rows):
             padded[: len(row)] = row
         return batch
-
-    def num_tokens(self, index: int) -> int:
-        return self.tokens_per_sample
-
-    def size(self, index: int) -> int:
-        return self.tokens_per_sample
-
-    def ordered_indices(self) -> np.ndarray:
-        return np.arange(len(self))

@@ -121,7 +121,7 @@ class InfiniteFormerDecoder(FairseqDecoder):
         before = self._memory_before(segment, empty[:, 0])
         tokens = src_tokens.unflatten(1, (in_row.shape[1], -1))
         inputs = zip(tokens.unbind(1), in_row.unbind(1), empty.unbind(1))
-        after, outputs = (replay if replayed and torch.is_grad_enabled() else unroll)(self._segment, before, inputs)
+        after, outputs = (replay if replayed else unroll)(self._segment, before, inputs)
         update = self.num_updates if self.training else None
         after = tuple(state.detach() for state in after)
         self.streams[self.training] = next_memory(self.streams.get(self.training), segment, before, after, update)

@@ -16,6 +16,7 @@ change tensors in place that it was given, nor read what another step has change
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import torch
 from torch.utils.checkpoint import checkpoint
 
 State, Input, Output = TypeVar("State"), TypeVar("Input"), TypeVar("Output")
@@ -34,6 +35,8 @@ def unroll(step: Step, state: State, inputs: Iterable[Input]) -> tuple[State, li
 def replay(step: Step, state: State, inputs: Iterable[Input]) -> tuple[State, list[Output]]:
     """What ``unroll`` returns; the backward pass runs each step again instead of keeping its activations."""
 
+    if not torch.is_grad_enabled():
+        return unroll(step, state, inputs)
     # A parameter's gradient is added up inside one backward pass, so that ranks synchronise once, and a loss that is
     # scaled for half precision is scaled once: what PyTorch's checkpoints give, taken from one state to the next.
     return unroll(lambda *arguments: checkpoint(step, *arguments, use_reentrant=False), state, inputs)

@@ -30,7 +30,7 @@ from fairseq_infformer.data.data_folder import (
 )
 from fairseq_infformer.data.joined_segments import JoinedSegments
 from fairseq_infformer.data.stream_iterator import Memory, Saved, StreamIterator, gather_rows
-from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
+from fairseq_infformer.data.streaming_dataset import StreamingDataset, Streams, TokenStream
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.protocols import LoadsPretrained, Remembers
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
@@ -226,7 +226,7 @@ class StreamingLanguageModelingTask(FairseqTask):
 
     def _in_streams(
         self, dataset: StreamingDataset, num_streams: int, name: str = "", training: bool = False
-    ) -> StreamingDataset | JoinedSegments:
+    ) -> Streams:
         try:
             streams = dataset.in_streams(num_streams)
             if training and self.cfg.bptt_segments > 1:

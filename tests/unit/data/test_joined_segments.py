@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fairseq_infformer.data.joined_segments import JoinedSegments
-from fairseq_infformer.data.streaming_dataset import StreamingDataset, TokenStream
+from fairseq_infformer.data.streaming_dataset import StreamingDataset, Streams, TokenStream
 
 EOS, PAD = 2, 1
 
@@ -16,7 +16,7 @@ def streams(num_streams: int = 3, length: int = 4) -> StreamingDataset:
     return StreamingDataset(lines, np.array([0, 1, 40, 41, 60]), length, EOS, PAD, num_streams=num_streams)
 
 
-def batches(data: StreamingDataset | JoinedSegments) -> list[dict]:
+def batches(data: Streams) -> list[dict]:
     return [data.collater([data[i] for i in batch]) for batch in data.batches(1)]
 
 
