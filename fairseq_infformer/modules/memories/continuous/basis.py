@@ -18,6 +18,12 @@ def gaussian_pdf(t: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return torch.exp(-0.5 * (t - mean).square() / variance) / (2 * math.pi * variance).sqrt()
 
 
+def without_denormals(values: Tensor) -> Tensor:
+    """``values`` without those that are too small to matter: processors multiply by denormal numbers ten times slower
+    than by 0."""
+    return values.masked_fill(values < LEAST_VALUE, 0)
+
+
 class GaussianFunctions(ABC):
     """A set of N Gaussians on the line, whatever their centres and widths."""
 
@@ -39,9 +45,7 @@ class GaussianFunctions(ABC):
             (..., N), in float64 if ``t`` is float64, else in float32.
         """
         centers, scales = self.grid_like(t)
-        values = gaussian_pdf(t.unsqueeze(-1), centers, scales.square())
-        # Processors multiply by denormal numbers ten times slower than by 0.
-        return values.masked_fill(values < LEAST_VALUE, 0)
+        return without_denormals(gaussian_pdf(t.unsqueeze(-1), centers, scales.square()))
 
     def expected(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Expectation ``E[ψ(t)]`` under ``t ~ N(mean, variance)``, in closed form ``N(mean; c, variance + s²)``.
@@ -104,6 +108,15 @@ class GaussianBasis(nn.Module, GaussianFunctions):
     def distinct_centers(self, like: Tensor) -> Tensor:
         """The distinct centres (num_centers,), dtype and device as in ``grid_like``."""
         return self.grid_like(like)[0][: self.num_centers]
+
+    def evaluate_at_centers(self, like: Tensor) -> Tensor:
+        """``evaluate(distinct_centers(like))``, (num_centers, N): a value depends on the distance of two centres only,
+        so that few are computed."""
+        centers = self.distinct_centers(like)
+        distances = torch.cat([-centers.flip(0), centers[1:]])[:, None]  # from the last centre's to the first's
+        scales = self.grid_like(like)[1][:: self.num_centers]
+        values = without_denormals(gaussian_pdf(distances, torch.zeros_like(scales), scales.square()))
+        return values.unfold(0, self.num_centers, 1).flip(0).flatten(1)
 
     def by_width(self) -> list[tuple[int, float]]:
         return [(self.num_centers, width) for width in self.widths]

@@ -72,7 +72,7 @@ class GibbsAttention(SignalAttention):
         """
         with torch.autocast(query.device.type, enabled=False):
             positions = self.basis.distinct_centers(coefficients)
-            signal = self.basis.evaluate(positions) @ coefficients
+            signal = self.basis.evaluate_at_centers(coefficients) @ coefficients
         signal = signal.to(query.dtype)
         keys, values, query = (self.split_heads(x) for x in (self.k_proj(signal), self.v_proj(signal), query))
         query = query.to(keys.dtype)
@@ -88,8 +88,8 @@ class GibbsAttention(SignalAttention):
         width = values.shape[-1]
         padded = -(-(width + 2) // 8) * 8
         centred = positions - 0.5
-        moments = torch.stack([centred, centred.square()], dim=-1).to(values).expand(*values.shape[:3], 2)
-        values = F.pad(torch.cat([values, moments], dim=-1), (0, padded - width - 2))
+        moments = F.pad(torch.stack([centred, centred.square()], dim=-1), (0, padded - width - 2)).to(values)
+        values = torch.cat([values, moments.expand(*values.shape[:3], -1)], dim=-1)
         query, keys = (F.pad(x, (0, padded - width)) for x in (query, keys))
         context = F.scaled_dot_product_attention(query, keys, values, scale=width**-0.5)
         first, second = context[..., width : width + 2].detach().to(positions.dtype).unbind(-1)

@@ -37,6 +37,11 @@ def test_evaluate_matches_the_formula(basis):
     torch.testing.assert_close(basis.evaluate(line()), slow, rtol=1e-10, atol=1e-10)
 
 
+def test_evaluate_at_centers_equals_evaluate(basis):
+    centers = basis.distinct_centers(line())
+    torch.testing.assert_close(basis.evaluate_at_centers(centers), basis.evaluate(centers), rtol=1e-12, atol=1e-12)
+
+
 def test_expected_matches_the_integral(basis):
     torch.testing.assert_close(basis.expected(*pairs()), expected(basis, *pairs()), rtol=1e-10, atol=1e-10)
 
