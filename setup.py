@@ -29,12 +29,16 @@ setup(
             "tensorboard>=2.15",
             "tqdm>=4.60",
         ],
+        # A memory for the models of transformers; older versions name the cache otherwise.
+        "hf": ["transformers>=5.24,<6"],
         # Triton's interpreter runs the GPU kernels' tests without a GPU; torch's CPU build does not bring it.
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
             "pytest-timeout>=2.3",
             "matplotlib>=3.8",
+            "transformers>=5.24,<6",
+            "accelerate>=1.1",  # transformers' Trainer needs it
             "triton>=3.3; platform_system == 'Linux' and platform_machine == 'x86_64'",
         ],
         "lint": ["ruff>=0.6"],

@@ -38,6 +38,9 @@ pip install "torch==${TORCH_VERSION:-2.13.0}"
 pip install "setuptools<81" wheel cython numpy
 pip install --no-build-isolation fairseq-fixed==0.12.3.1
 pip install --no-build-isolation --editable "$root[fairseq${extras:+,$extras}]"
+# fairseq asks for a torchaudio that nothing here uses. Where it does not fit the installed torch, transformers, which
+# imports what it finds, would fail with it.
+"$venv/bin/python" -c "import torchaudio" 2>/dev/null || pip uninstall --yes torchaudio
 for extra in "" ${extras//,/ }; do
   echo "$wanted" > "$venv/.installed$extra"
 done

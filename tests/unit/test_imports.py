@@ -1,4 +1,4 @@
-"""Imports run one way: models and criterions → modules, tasks → data; modules know torch alone."""
+"""Imports run one way: models, pretrained and criterions → modules, tasks → data; modules know torch alone."""
 
 import ast
 import os
@@ -22,6 +22,7 @@ ALLOWED = {
     "criterions": FLOOR | {"modules"},
     "tasks": FLOOR | {"data", "plugin"},
     "models": FLOOR | {"modules", "plugin"},
+    "pretrained": FLOOR | {"modules"},
 }
 
 
@@ -67,13 +68,14 @@ def fresh(code: str, path: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_modules_import_nothing_of_fairseq_and_change_nothing(tmp_path):
+def test_modules_import_nothing_of_fairseq_or_transformers_and_change_nothing(tmp_path):
     code = (
         "import logging, sys\n"
         "hook, handlers = sys.excepthook, logging.root.handlers[:]\n"
         "import fairseq_infformer.modules\n"
         "assert sys.excepthook is hook and logging.root.handlers == handlers\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('fairseq', 'fairseq_cli', 'hydra')])"
+        "others = ('fairseq', 'fairseq_cli', 'hydra', 'transformers')\n"
+        "print([name for name in sys.modules if name.split('.')[0] in others])"
     )
     done = fresh(code, tmp_path)
     assert done.stdout.strip() == "[]", done.stderr

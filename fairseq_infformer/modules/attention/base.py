@@ -58,5 +58,10 @@ class Attention(nn.Module, ABC):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
 
     @property
+    def kv_weight(self) -> Tensor:
+        """(2C, C): the weights of keys and values, one above the other."""
+        return self.kv_proj.weight
+
+    @property
     def dropout_now(self) -> float:
         return self.dropout if self.training else 0.0

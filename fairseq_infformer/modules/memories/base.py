@@ -39,7 +39,8 @@ class Read(NamedTuple):
 
     context: Optional[Tensor] = None  # (B, T, C), added to what ordinary attention gives
     # Hidden states that the layer's own attention projects and sees, at the positions just before its short-term
-    # memory. A row may have any only where its short-term memory is full.
+    # memory. A row may have any only where its short-term memory is full. They depend on the state alone, since the
+    # queries of a segment may come one by one.
     extra: Optional[ShortTermMemory] = None
     report: Optional[Report] = None
 
@@ -109,6 +110,15 @@ class LongTermMemory(nn.Module, ABC):
 
     def start_silent(self) -> None:
         """Let the memory add nothing until it has learned to: for layers that were trained without one."""
+
+    def start_from(self, key: Tensor, value: Tensor, output: Tensor) -> None:
+        """Read as the layer attends, for layers that were trained without a memory; by default nothing is copied.
+
+        What is read then goes through a gate that starts at zero. So it must not be zero too, or neither would learn.
+
+        Args:
+            key, value: the layer's own weights (C, C) of keys and values. output: its weight (C, C) of the output.
+        """
 
 
 class Registered(NamedTuple):

@@ -177,7 +177,7 @@ class CompressiveMemory(LongTermMemory):
 def _attend(query: Tensor, hidden: Tensor, lengths: Tensor, attention: Attention) -> Tensor:
     """Attention (B, H, T, d) by content alone over the first ``lengths`` of ``hidden``; 0 for rows that have none."""
     # A bias of the keys changes no weight, and one of the values no difference of two contexts.
-    keys_values = F.linear(hidden, attention.kv_proj.weight.detach())
+    keys_values = F.linear(hidden, attention.kv_weight.detach())
     keys, values = (attention.split_heads(x) for x in keys_values.chunk(2, dim=-1))
     # A row that has none attends to its first vector, since a softmax needs one.
     mask = ~padding_mask(lengths.clamp_min(1), hidden.shape[1]).to(hidden.device)

@@ -300,3 +300,10 @@ class ContinuousLongTermMemory(LongTermMemory):
     def start_silent(self) -> None:
         """The output projection learns from the first update, what is read by it from the second."""
         nn.init.zeros_(self.attention.out_proj.weight)
+
+    @torch.no_grad()
+    def start_from(self, key: Tensor, value: Tensor, output: Tensor) -> None:
+        """The signal's keys and values are the layer's; where a density has means and variances, they start as ever."""
+        self.attention.k_proj.weight.copy_(key)
+        self.attention.v_proj.weight.copy_(value)
+        self.attention.out_proj.weight.copy_(output)

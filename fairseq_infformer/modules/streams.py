@@ -1,0 +1,103 @@
+"""Streams of text that may stop anywhere in a segment: the open segment, and its commitment once it is full.
+
+Every past token of a stream is in exactly one place: the open segment, the window (a short-term memory) or the
+long-term memory. A full segment stays open until the next token comes; then it is committed: it moves into the window,
+and what leaves the window is written to the long-term memory. So a text gives the same states whether it is read in one
+pass, segment by segment or token by token, and the streams of a batch may be at different tokens of their segments.
+
+    for piece in pieces(lengths, state.segment.lengths, segment):
+        if piece.full.any():
+            state = state.commit(piece.full, memory, read)
+        …
+        state = state.extend(hidden, piece.lengths, report)
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from fairseq_infformer.modules.memories import LongTermMemory, Report
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
+from fairseq_infformer.modules.state import detached, reordered
+
+
+class Piece(NamedTuple):
+    """Consecutive tokens of B streams, of each as many as its segment has room for; all tensors are on the CPU."""
+
+    first: Tensor  # (B,) int64: how many of the tokens that are read come before the piece
+    start: Tensor  # (B,) int64: how many tokens of the segment come before the piece
+    lengths: Tensor  # (B,) int64: how many tokens the piece has
+    full: Tensor  # (B,) bool: the rows whose segment is full, and is committed before the piece is read
+
+
+def pieces(lengths: Tensor, start: Tensor, segment: int) -> Iterator[Piece]:
+    """Cut the next ``lengths`` (B,) tokens of B streams into pieces.
+
+    Args:
+        start: (B,) how many tokens the open segments hold already. segment: how many they hold when they are full.
+    """
+    first = torch.zeros_like(lengths)
+    while bool((first < lengths).any()):
+        full = (start == segment) & (first < lengths)
+        start = start.masked_fill(full, 0)
+        taken = torch.minimum(lengths - first, segment - start)
+        yield Piece(first, start, taken, full)
+        first, start = first + taken, start + taken
+
+
+class StreamState(NamedTuple):
+    """What one layer knows of B streams."""
+
+    window: ShortTermMemory  # (B, W, C): hidden states before the open segment
+    segment: ShortTermMemory  # (B, t, C): those of the open segment
+    long_term: Optional[NamedTuple]  # None for a layer without long-term memory
+    report: Optional[Report]  # of the last read of ``long_term``
+
+    detach, reorder = detached, reordered
+
+    @staticmethod
+    def empty(batch_size: int, window: int, like: Tensor, memory: Optional[LongTermMemory]) -> "StreamState":
+        """Before any text, with room for ``window`` hidden states like those of ``like`` (…, C)."""
+        dim = like.shape[-1]
+        recent, segment = (ShortTermMemory.empty(batch_size, width, dim, like) for width in (window, 0))
+        long_term = memory and memory.initial_state(batch_size, like.device)
+        return StreamState(recent, segment, long_term, None)
+
+    def commit(
+        self, full: Tensor, memory: Optional[LongTermMemory], read: Callable[["StreamState"], Optional[Report]]
+    ) -> "StreamState":
+        """The state after the segments of the rows ``full`` (B,) were committed; other rows stay as they are.
+
+        Args:
+            memory: of the layer, which a state with a ``long_term`` needs.
+            read: gives the report of one read for all of the open segments. It is called where the report that there is
+                is of a part of them.
+        """
+        moved = self.segment.lengths.masked_fill(~full, 0)
+        window, leaving, lengths = self.window.append(self.segment.from_left(), moved).split(
+            self.window.hidden.shape[1]
+        )
+        long_term = self.long_term
+        if memory is not None:
+            report = self.report
+            if report is not None and not report.lengths[full].equal(moved[full]):
+                report = read(self)
+            long_term = memory.write(long_term, leaving, lengths, report=report)
+        segment = _narrowed(ShortTermMemory(self.segment.hidden, self.segment.lengths - moved))
+        return StreamState(window, segment, long_term, None)
+
+    def extend(self, hidden: Tensor, lengths: Tensor, report: Optional[Report]) -> "StreamState":
+        """The state after the first ``lengths`` (B,) of ``hidden`` (B, T, C) joined the open segments.
+
+        Args:
+            report: of the read with these tokens' queries.
+        """
+        segment = _narrowed(self.segment.append(hidden, lengths))
+        return self._replace(segment=segment, report=report)
+
+
+def _narrowed(vectors: ShortTermMemory) -> ShortTermMemory:
+    """The same in the least width, since rows take turns to be committed and the width would grow for ever."""
+    return vectors.split(int(vectors.lengths.max()))[0]

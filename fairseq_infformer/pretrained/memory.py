@@ -1,0 +1,45 @@
+"""The long-term memory of one layer behind a gate: what a pretrained layer gets from it can start at nothing."""
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_infformer.modules.memories import LongTermMemory, Report
+from fairseq_infformer.modules.padding import padding_mask
+
+from .projections import Projections
+
+STARTS = ("copied", "silent")
+
+
+class GatedMemory(nn.Module):
+    """A long-term memory, and the gate (1,) that what the layer gets from it is multiplied with."""
+
+    def __init__(self, memory: LongTermMemory) -> None:
+        super().__init__()
+        self.memory = memory
+        self.gate = nn.Parameter(torch.ones(1))
+
+    @torch.no_grad()
+    def start(self, start: str, projections: Projections) -> None:
+        """Let training start with the loss of the model without memory.
+
+        Args:
+            start: one of STARTS. ``copied``: the memory reads by the layer's own projections, where it has the like,
+                and the gate starts at zero. ``silent``: the memory starts as ``LongTermMemory.start_silent`` says, and
+                the gate at one. A read that attention sees (``Read.extra``) cannot start silent.
+        """
+        if start == "copied":
+            self.memory.start_from(*projections.weights())
+            nn.init.zeros_(self.gate)
+        else:
+            self.memory.start_silent()
+
+    def penalty(self, report: Report) -> Tensor:
+        """What a read adds to the loss, summed over the queries that are text."""
+        total = self.gate.new_zeros(())
+        for figure in self.memory.figures(report).values():
+            if figure.weight:
+                value = figure.value if figure.value.dim() == 2 else figure.value.mean(1)
+                pads = padding_mask(report.lengths, value.shape[1]).to(value.device)
+                total = total + figure.weight * value.masked_fill(pads, 0).sum()
+        return total
