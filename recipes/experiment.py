@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from recipes import launches, train
 from recipes.commands import Command
 from recipes.launches import ROOT
-from recipes.memories import MEMORIES
+from recipes.memories import MEMORIES, TABLE
 
 BIN = ROOT / ".venv/bin"
 PYTHON = BIN / "python"
@@ -25,7 +25,7 @@ class Size:
     """How large an experiment is."""
 
     batch: int  # streams of a training, in all its processes together
-    memories: tuple[str, ...] = tuple(MEMORIES)
+    memories: tuple[str, ...] = tuple(memory.name for memory in TABLE)
     seeds: tuple[int, ...] = (1,)
     jobs: int = 1  # trainings side by side
 

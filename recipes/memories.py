@@ -17,6 +17,28 @@ class Memory(NamedTuple):
         """Arguments of fairseq-train."""
         return [word for option, value in self.options.items() for word in (f"--{option}", value)]
 
+    @property
+    def bptt_segments(self) -> int:
+        """Through how many segments gradients go."""
+        return int(self.options.get("bptt-segments", 1))
+
+    @property
+    def segments(self) -> int:
+        """How many of each stream an update takes."""
+        return int(self.options.get("update-freq", 1)) * self.bptt_segments
+
+    def with_segments(self, option: str, count: int) -> "Memory":
+        """The memory trained with ``count`` segments per update: --bptt-segments, or --update-freq, which has as many
+        and no gradients from one to another."""
+        suffix, label, line = {
+            "update-freq": ("freq", f"{count} segments per update", ":"),
+            "bptt-segments": ("bptt", f"gradients through {count} segments", "--"),
+        }[option]
+        options = self.options | {option: str(count)}
+        return self._replace(
+            name=f"{self.name}-{suffix}{count}", label=f"{self.label}, {label}", line=line, options=options
+        )
+
 
 def _continuous(contraction: str, sampling: str, addressing: str = "projection") -> dict[str, str]:
     return {
@@ -51,3 +73,10 @@ TABLE = (
     ),
 )
 MEMORIES = {memory.name: memory for memory in TABLE}
+# The same memories, trained otherwise: for recipes whose trainings count their updates in segments.
+MEMORIES |= {
+    memory.name: memory
+    for name in ("none", "gibbs")
+    for option in ("update-freq", "bptt-segments")
+    for memory in [MEMORIES[name].with_segments(option, 8)]
+}

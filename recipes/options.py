@@ -92,8 +92,8 @@ def defaults(sizes: dict[str, Any], value: Callable[[Any], str]) -> str:
     """A default by size, as text."""
     values = {name: value(size) for name, size in sizes.items()}
     if len(set(values.values())) == 1:
-        return "all" if values.popitem()[1] == ", ".join(MEMORIES) else value(next(iter(sizes.values())))
-    return "; ".join(f"{name}: {'all' if text == ', '.join(MEMORIES) else text}" for name, text in values.items())
+        return next(iter(values.values()))
+    return "; ".join(f"{name}: {text}" for name, text in values.items())
 
 
 def parse(experiment: type[Experiment], words: list[str]) -> argparse.Namespace:

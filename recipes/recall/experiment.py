@@ -10,14 +10,15 @@ from typing import ClassVar
 from recipes.commands import Command
 from recipes.experiment import Experiment, Size
 from recipes.launches import ROOT, die
+from recipes.memories import MEMORIES
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecallSize(Size):
     """Training begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch.
 
-    A memory is written without gradients, so that it can only keep what the layers have tied together already. The last
-    epoch has documents enough to last to --max-update: to begin again with short distances would unlearn the long ones.
+    The last epoch has documents enough to last to the last update: to begin again with short distances would unlearn
+    the long ones.
     """
 
     layers: int
@@ -30,6 +31,9 @@ class RecallSize(Size):
     dictionary: str = ""
     model: str
     training: str
+    # Of one segment of each stream; a memory whose updates take several segments has as many fewer.
+    updates: int
+    warmup: int
 
 
 # fmt: off
@@ -41,7 +45,7 @@ SIZES = {
         evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60",
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
         "--position-encoding alibi --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16",
-        training="--lr 3e-3 --warmup-updates 100 --max-update 1500",
+        training="--lr 3e-3", updates=1500, warmup=100,
         memories=("none", "continuous")),
     # Hours there.
     "small": RecallSize(
@@ -51,7 +55,7 @@ SIZES = {
         dictionary="--vocab-size 2000",
         model="--arch infinite_former_lm_tiny --decoder-attention-heads 8 --position-encoding rope "
         "--ltm-basis 512 --ltm-samples 1024 --ltm-widths 0.0025 --compressive-length 128",
-        training="--lr 2e-3 --warmup-updates 200 --max-update 2400"),
+        training="--lr 2e-3", updates=2400, warmup=200),
     # For GPUs.
     "large": RecallSize(
         layers=6, segment=512, recent=128, reaches={128: 80000, 512: 40000, 2048: 20000, 8192: 40000},
@@ -61,7 +65,7 @@ SIZES = {
         dictionary="--vocab-size 30000",
         model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048 "
         "--ltm-widths 0.002,0.01",
-        training="--lr 5e-4 --warmup-updates 1000 --max-update 25000"),
+        training="--lr 5e-4", updates=25000, warmup=1000),
 }
 # fmt: on
 
@@ -135,13 +139,14 @@ class Recall(Experiment):
         return made
 
     def training(self, memory: str, seed: int) -> list[str]:
-        size = self.size
+        size, segments = self.size, MEMORIES[memory].segments
         return shlex.split(
             f"--score answers --tokens-per-sample {size.segment} --stm-length {size.recent} "
             f"--document-boundaries reset --batch-size {size.batch // self.nproc} "
             f"{size.model} --decoder-layers {size.layers} {self.memory(memory)} "
             "--dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 "
-            f"--lr-scheduler cosine {size.training} --max-epoch {len(size.reaches)} --seed {seed} --num-workers 0 "
+            f"--lr-scheduler cosine {size.training} --warmup-updates {size.warmup // segments} "
+            f"--max-update {size.updates // segments} --max-epoch {len(size.reaches)} --seed {seed} --num-workers 0 "
             "--disable-validation --save-interval-updates 200 --keep-interval-updates 1"
         )
 

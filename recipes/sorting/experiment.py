@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from recipes.commands import Command
 from recipes.experiment import Experiment, Size, positive
+from recipes.memories import MEMORIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +83,11 @@ class Sorting(Experiment):
         size = self.size
         # An update is one sequence of each stream: its answer, <answer> and </answer> follow the symbols.
         segments = -(-(self.length + 22) // size.segment)
+        samples = -(-segments // MEMORIES[memory].bptt_segments)
         return shlex.split(
             f"--score answers --tokens-per-sample {size.segment} --stm-length {size.segment} "
-            f"--document-boundaries reset --batch-size {size.batch // self.nproc} --update-freq {segments} "
-            f"{size.model} {self.memory(memory)} "
+            f"--document-boundaries reset --batch-size {size.batch // self.nproc} "
+            f"{size.model} {self.memory(memory)} --update-freq {samples} "
             "--criterion ltm_cross_entropy --optimizer adam --clip-norm 0.25 --lr-scheduler cosine "
             f"{size.training} --max-update {size.updates} --seed {seed} "
             "--save-interval-updates 200 --keep-interval-updates 1 --disable-validation"

@@ -17,7 +17,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
 from recipes import launches, runs
 from recipes.language_models import summary
-from recipes.memories import MEMORIES
+from recipes.memories import TABLE
 
 # Bands for a dictionary of hundreds of words, and as few updates as are logged.
 FEW = ["--", "--max-update", 10, "--decoder-layers", 1]
@@ -197,14 +197,14 @@ def test_slurm_job_trains_all_memories_with_as_many_parameters_by_srun(
     options = ["--size", size, "--dir", tmp_path / "run", "--stage", 2, "--stop-stage", 2]
     run(ROOT / "recipes/slurm.sh", name, *options)
     calls = (tmp_path / "calls").read_text().replace("(0.9,0.98)", "'(0.9,0.98)'").splitlines()
-    assert len(calls) == len(MEMORIES) and all(call.startswith(f"--ntasks {tasks} ") for call in calls)
+    assert len(calls) == len(TABLE) and all(call.startswith(f"--ntasks {tasks} ") for call in calls)
     assert all(f" --batch-size {streams} " in call for call in calls)
     parameters = {}
     for call in calls:
         memory = call.split("-seed1 ")[0].rsplit("/", 1)[1]
         parameters[memory] = layer_parameters(call.split("fairseq-train ", 1)[1])
     least, most = min(parameters.values()), max(parameters.values())
-    assert len(parameters) == len(MEMORIES) and most < 1.001 * least, parameters
+    assert len(parameters) == len(TABLE) and most < 1.001 * least, parameters
 
 
 @pytest.mark.parametrize(

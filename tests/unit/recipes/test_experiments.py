@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from command_line import ROOT, run, run_here
@@ -38,7 +39,7 @@ def test_ffn_width_gives_every_memory_as_many_parameters(name, size, compressive
     for memory in made.memories:
         words = made.training(memory, 1)
         widths[memory] = int(words[words.index("--decoder-ffn-embed-dim") + 1])
-    assert widths == dict.fromkeys(MEMORIES, made.size.ffn) | {"compressive": compressive, "none": none}
+    assert widths == dict.fromkeys(made.memories, made.size.ffn) | {"compressive": compressive, "none": none}
 
 
 def test_another_memory_is_a_row_of_the_table(monkeypatch):
@@ -49,6 +50,23 @@ def test_another_memory_is_a_row_of_the_table(monkeypatch):
     assert ffn_width(288, 8, 1152, "wide", ["--ltm-basis", "64"]) == 1152 - (2 * 512 - 2 * 64) // 577
     made = experiment("sorting", "--memory", "none,wide")
     assert "--long-term-memory continuous --ltm-basis 512" in " ".join(made.training("wide", 1))
+
+
+@pytest.mark.parametrize("name", ["recall", "sorting"])
+def test_memories_with_several_segments_per_update_train_on_the_same_text(name):
+    made = experiment(name, "--memory", "gibbs,gibbs-freq8,gibbs-bptt8")
+    read = {}
+    for memory in made.memories:
+        given = dict(pairwise(made.training(memory, 1)))
+        segments = int(given.get("--update-freq", 1)) * int(given.get("--bptt-segments", 1))
+        read[memory] = int(given["--batch-size"]) * int(given["--max-update"]) * segments
+    assert len(set(read.values())) == 1 and made.training("gibbs-bptt8", 1).count("--bptt-segments") == 1
+
+
+def test_language_models_refuse_memories_with_several_segments_per_update(capsys):
+    with pytest.raises(SystemExit):
+        experiment("wikitext2", "--memory", "gibbs-bptt8", *OWN_OPTIONS["wikitext2"])
+    assert "give --memory gibbs -- --bptt-segments 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
