@@ -1,9 +1,14 @@
 """Streams of text that may stop anywhere in a segment: the open segment, and its commitment once it is full.
 
-Every past token of a stream is in exactly one place: the open segment, the window (a short-term memory) or the
-long-term memory. A full segment stays open until the next token comes; then it is committed: it moves into the window,
-and what leaves the window is written to the long-term memory. So a text gives the same states whether it is read in one
-pass, segment by segment or token by token, and the streams of a batch may be at different tokens of their segments.
+Every past token of a stream is in exactly one place: the open segment, the window (a short-term memory), the sinks or
+the long-term memory. A full segment stays open until the next token comes; then it is committed: it moves into the
+window, and what leaves the window is written to the long-term memory. So a text gives the same states whether it is
+read in one pass, segment by segment or token by token, and the streams of a batch may be at different tokens of their
+segments.
+
+The first few tokens to leave the window, which a text begins with, become its sinks instead and stay visible. Attention
+that was trained on texts from their start puts the weight that it has no use for on the first token, and fails without
+(Xiao et al. 2023, StreamingLLM).
 
     for piece in pieces(lengths, state.segment.lengths, segment):
         if piece.full.any():
@@ -50,7 +55,8 @@ def pieces(lengths: Tensor, start: Tensor, segment: int) -> Iterator[Piece]:
 class StreamState(NamedTuple):
     """What one layer knows of B streams."""
 
-    window: ShortTermMemory  # (B, W, C): hidden states before the open segment
+    sinks: ShortTermMemory  # (B, S, C): hidden states of the first tokens
+    window: ShortTermMemory  # (B, W, C): those before the open segment
     segment: ShortTermMemory  # (B, t, C): those of the open segment
     long_term: Optional[NamedTuple]  # None for a layer without long-term memory
     report: Optional[Report]  # of the last read of ``long_term``
@@ -58,12 +64,16 @@ class StreamState(NamedTuple):
     detach, reorder = detached, reordered
 
     @staticmethod
-    def empty(batch_size: int, window: int, like: Tensor, memory: Optional[LongTermMemory]) -> "StreamState":
-        """Before any text, with room for ``window`` hidden states like those of ``like`` (…, C)."""
-        dim = like.shape[-1]
-        recent, segment = (ShortTermMemory.empty(batch_size, width, dim, like) for width in (window, 0))
-        long_term = memory and memory.initial_state(batch_size, like.device)
-        return StreamState(recent, segment, long_term, None)
+    def empty(
+        batch_size: int, sinks: int, window: int, like: Tensor, memory: Optional[LongTermMemory]
+    ) -> "StreamState":
+        """Before any text, with room for so many hidden states like those of ``like`` (…, C)."""
+        parts = (ShortTermMemory.empty(batch_size, width, like.shape[-1], like) for width in (sinks, window, 0))
+        return StreamState(*parts, memory and memory.initial_state(batch_size, like.device), None)
+
+    def past(self) -> ShortTermMemory:
+        """(B, S + W, C): the sinks and the window after them."""
+        return self.sinks.followed_by(self.window)
 
     def commit(
         self, full: Tensor, memory: Optional[LongTermMemory], read: Callable[["StreamState"], Optional[Report]]
@@ -79,6 +89,7 @@ class StreamState(NamedTuple):
         window, leaving, lengths = self.window.append(self.segment.from_left(), moved).split(
             self.window.hidden.shape[1]
         )
+        sinks, leaving, lengths = self._with_sinks(leaving, lengths)
         long_term = self.long_term
         if memory is not None:
             report = self.report
@@ -86,7 +97,15 @@ class StreamState(NamedTuple):
                 report = read(self)
             long_term = memory.write(long_term, leaving, lengths, report=report)
         segment = _narrowed(ShortTermMemory(self.segment.hidden, self.segment.lengths - moved))
-        return StreamState(window, segment, long_term, None)
+        return StreamState(sinks, window, segment, long_term, None)
+
+    def _with_sinks(self, leaving: Tensor, lengths: Tensor) -> tuple[ShortTermMemory, Tensor, Tensor]:
+        """The sinks after they took what there is room for, and the rest of what leaves (B, L, C), with its lengths."""
+        width = self.sinks.hidden.shape[1]
+        taken = torch.minimum(width - self.sinks.lengths, lengths)
+        sinks = self.sinks.append(leaving, taken).split(width)[0]
+        rest = ShortTermMemory(leaving, leaving.shape[1] - taken).from_left()
+        return sinks, rest, lengths - taken
 
     def extend(self, hidden: Tensor, lengths: Tensor, report: Optional[Report]) -> "StreamState":
         """The state after the first ``lengths`` (B,) of ``hidden`` (B, T, C) joined the open segments.

@@ -22,6 +22,7 @@ def attach(
     layers: Optional[Iterable[int]] = None,
     segment: int = 256,
     window: Optional[int] = None,
+    sinks: int = 4,
     bptt_segments: int = 1,
     start: str = "copied",
     **settings: Any,
@@ -32,7 +33,7 @@ def attach(
         model: a decoder with the attention of Llama (SmolLM2, Mistral, Qwen2, Qwen3) or of GPT-2. It becomes the
             ``base`` of the result; on its own it remains what it was.
         memory: the name of a registered memory, or "none" for the baseline: segments and window alone.
-        layers, segment, window, bptt_segments: see ``InfformerConfig``.
+        layers, segment, window, sinks, bptt_segments: see ``InfformerConfig``.
         start: ``copied`` or ``silent``, see ``GatedMemory.start``.
         settings: of the memory, by the names in its dataclass, such as ``density="gibbs"``.
 
@@ -55,6 +56,7 @@ def attach(
         layers=layers,
         segment=segment,
         window=window,
+        sinks=sinks,
         bptt_segments=bptt_segments,
     )
     attached = InfformerForCausalLM(config, model)

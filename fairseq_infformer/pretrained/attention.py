@@ -1,4 +1,4 @@
-"""Attention of a pretrained layer to the open segment, the window before it and the long-term memory."""
+"""Attention of a pretrained layer to the open segment, to what is kept of the text before it, and to the memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class LayerStream(NamedTuple):
     """
 
     state: StreamState
-    near: Optional[ShortTermMemory]  # of the window and the open segment; None until a token attends to them
+    near: Optional[ShortTermMemory]  # of sinks, window and open segment; None until a token attends to them
     extra: Optional[ShortTermMemory]  # of what the long-term memory lets attention see, if it does
 
     detach, reorder = detached, reordered
@@ -46,10 +46,10 @@ class Passage:
 
 
 class StreamAttention(nn.Module):
-    """A layer's attention, which within a ``Passage`` sees window and memory too, and otherwise is what it was.
+    """A layer's attention, which within a ``Passage`` sees sinks, window and memory too, and otherwise is what it was.
 
-    Positions count from the start of the window, so that they stay small however long the text is. What the memory
-    lets attention see lies before, at negative positions.
+    Positions count from the first of the sinks, right before the window, so that they stay small however long the text
+    is. What the memory lets attention see lies before, at negative positions.
 
     Args:
         attention: of ``transformers``. projections: its own. layer: its number, from 0.
@@ -114,10 +114,10 @@ class StreamAttention(nn.Module):
         return state.commit(full, memory, read)
 
     def _near(self, state: StreamState, rotary: Optional[Rotary]) -> ShortTermMemory:
-        """Keys and values of the window and the open segment."""
-        hidden = state.window.append(state.segment.from_left(), state.segment.lengths)
+        """Keys and values of sinks, window and open segment."""
+        hidden = state.past().append(state.segment.from_left(), state.segment.lengths)
         width = state.segment.hidden.shape[1]
-        # The first position of an open segment comes right after the window, whose vectors are at its right end.
+        # The first position of an open segment comes right after the past, whose vectors are at its right end.
         positions = state.segment.lengths[:, None] - width + torch.arange(hidden.hidden.shape[1])
         return self._keys_values(hidden, positions, rotary)
 

@@ -21,6 +21,8 @@ class InfformerConfig(PreTrainedConfig):
         segment: tokens that are read before they move into the window.
         window: tokens before the segment that attention sees; None: as many as the segment, and none where positions
             are learned.
+        sinks: how many of the first tokens of a text attention still sees when they have left the window; none where
+            there is no window.
         bptt_segments: segments that gradients reach through.
     """
 
@@ -37,13 +39,14 @@ class InfformerConfig(PreTrainedConfig):
         layers: Optional[Iterable[int]] = None,
         segment: int = 256,
         window: Optional[int] = None,
+        sinks: int = 4,
         bptt_segments: int = 1,
         **kwargs: Any,
     ) -> None:
         self.text_config = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
         self.memory, self.memory_settings = memory, dict(memory_settings or {})
         self.layers = None if layers is None else sorted(set(layers))
-        self.segment, self.window, self.bptt_segments = segment, window, bptt_segments
+        self.segment, self.window, self.sinks, self.bptt_segments = segment, window, sinks, bptt_segments
         super().__init__(**kwargs)
 
     def settle(self, learned_positions: bool) -> None:
@@ -52,7 +55,7 @@ class InfformerConfig(PreTrainedConfig):
         Args:
             learned_positions: whether the model adds an embedding for each position.
         """
-        for name, least in (("segment", 1), ("window", 0), ("bptt_segments", 1)):
+        for name, least in (("segment", 1), ("window", 0), ("sinks", 0), ("bptt_segments", 1)):
             value = getattr(self, name)
             absent = name == "window" and value is None
             if not (absent or (type(value) is int and value >= least)):
@@ -70,15 +73,17 @@ class InfformerConfig(PreTrainedConfig):
             )
         if self.window is None:
             self.window = 0 if learned_positions else self.segment
+        if self.window == 0:
+            self.sinks = 0
         self._check_reach("max_position_embeddings", "positions")
         self._check_reach("sliding_window", "tokens in its sliding window")
 
     def _check_reach(self, name: str, meaning: str) -> None:
-        limit, reach = getattr(self.text_config, name, None), self.window + self.segment
-        if limit is not None and reach > limit:
+        limit, parts = getattr(self.text_config, name, None), (self.segment, self.window, self.sinks)
+        if limit is not None and sum(parts) > limit:
             raise InputError(
-                f"segment + window must be at most {limit}, got {self.segment} + {self.window}: the model has {limit} "
-                f"{meaning} ({name})"
+                f"segment + window + sinks must be at most {limit}, got {' + '.join(map(str, parts))}: the model has "
+                f"{limit} {meaning} ({name})"
             )
 
     def build_memory(self, layer: int, num_heads: int, head_dim: int) -> LongTermMemory:

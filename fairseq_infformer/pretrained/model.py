@@ -155,8 +155,9 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         piece, tokens = read
         memories = {int(layer): memory for layer, memory in self.memories.items()}
         passage = Passage(piece, streams, memories, self._rotary)
-        positions = self.config.window + piece.start[:, None] + torch.arange(tokens.shape[1])
-        positions = positions.clamp(max=self.config.window + self.config.segment - 1)  # those of pads may be beyond
+        positions = piece.start[:, None] + torch.arange(tokens.shape[1])
+        positions = positions.clamp(max=self.config.segment - 1)  # those of pads may be beyond
+        positions = positions + self.config.sinks + self.config.window
         features = self.base.base_model(
             input_ids=tokens, position_ids=positions.to(tokens.device), use_cache=False, passage=passage
         )[0]
@@ -170,7 +171,8 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         streams = []
         for layer in range(self.config.text_config.num_hidden_layers):
             memory = self.memories[str(layer)].memory if str(layer) in self.memories else None
-            streams.append(LayerStream(StreamState.empty(batch_size, self.config.window, like, memory), None, None))
+            state = StreamState.empty(batch_size, self.config.sinks, self.config.window, like, memory)
+            streams.append(LayerStream(state, None, None))
         return tuple(streams)
 
     def _loss(self, logits: Tensor, labels: Tensor, text: Tensor, penalty: Tensor, **kwargs: Any) -> Tensor:

@@ -30,21 +30,23 @@ def logits(model: InfformerForCausalLM, tokens: Tensor) -> Tensor:
                 [getattr(layer, name) for name in names] for names in PARTS if hasattr(layer, names[0])
             )
             hidden, key = norm(x), str(number)
-            # What is not in the window any more is in the memory: in each commit, what a segment has pushed out.
+            # What is not in the window any more is a sink or in the memory: in each commit, what a segment pushed out.
             left, before = (max(0, end - config.window) for end in (start, start - config.segment))
-            window, read = remembered[number][:, left:], Read()
+            sinks = min(left, config.sinks)
+            near, read = torch.cat([remembered[number][:, :sinks], remembered[number][:, left:]], dim=1), Read()
             if key in states:
                 memory = model.memories[key].memory
                 if start:
-                    states[key] = memory.write(states[key], remembered[number][:, before:left], report=reports[key])
+                    new = remembered[number][:, max(before, sinks) : left]
+                    states[key] = memory.write(states[key], new, report=reports[key])
                 projections = model.attentions[number].projections
                 query, lengths = projections.project(hidden)[0], torch.tensor([segment.shape[1]])
                 read = memory.read(query, hidden, lengths, states[key], projections)
                 reports[key] = read.report
-            added = _attended(model, number, window, hidden)
+            added = _attended(model, number, near, hidden)
             if read.extra is not None:
                 extra = read.extra.hidden[:, read.extra.hidden.shape[1] - int(read.extra.lengths) :]
-                seen = torch.cat([extra, window], dim=1)
+                seen = torch.cat([extra, near], dim=1)
                 added = added + model.memories[key].gate * (_attended(model, number, seen, hidden) - added)
             if read.context is not None:
                 added = added + model.memories[key].gate * read.context

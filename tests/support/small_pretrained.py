@@ -26,7 +26,7 @@ COMPRESSIVE = {"memory": "compressive", "length": 6, "rate": 2}
 def base(architecture: str = "llama", **settings: Any) -> PreTrainedModel:
     """A model with weights of some size, so that all it attends to matters."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **SIZES | ARCHITECTURES[architecture] | settings)
+    config = AutoConfig.for_model(architecture, eos_token_id=None, **SIZES | ARCHITECTURES[architecture] | settings)
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -54,15 +54,15 @@ def vectors(memory, row):
     return memory.hidden[row, memory.hidden.shape[1] - int(memory.lengths[row]) :, 0].tolist()
 
 
-@pytest.mark.parametrize("window", [0, 3, 4, 6])
+@pytest.mark.parametrize(("sinks", "window"), [(0, 0), (0, 4), (1, 3), (6, 2), (2, 6)])
 @pytest.mark.parametrize(
     ("calls", "again"),
     [([[23], [14]], 0), ([[4] * 5, [4, 0, 4, 4, 0]], 1), ([[1] * 23, [1] * 14 + [0] * 9], 5), ([[5, 18], [9, 5]], 1)],
 )
-def test_every_token_is_in_one_place_in_its_order(window, calls, again):
+def test_every_token_is_in_one_place_in_its_order(sinks, window, calls, again):
     """Two rows that are read in calls of different lengths; segments that were read in parts are read again."""
     memory, reads = Recorder(), []
-    state = StreamState.empty(2, window, torch.zeros(1), memory)
+    state = StreamState.empty(2, sinks, window, torch.zeros(1), memory)
     read = torch.zeros(2, dtype=torch.int64)
     for lengths in zip(*calls):
         for piece in pieces(torch.tensor(lengths), state.segment.lengths, SEGMENT):
@@ -73,8 +73,9 @@ def test_every_token_is_in_one_place_in_its_order(window, calls, again):
             read = read + piece.lengths
             for row, count in enumerate(read.tolist()):
                 written = [number for number in state.long_term.numbers[row].tolist() if number >= 0]
-                recent, segment = vectors(state.window, row), vectors(state.segment, row)
-                assert written + recent + segment == list(range(count))
+                first, recent, segment = (vectors(part, row) for part in (state.sinks, state.window, state.segment))
+                assert first + written + recent + segment == list(range(count))
+                assert len(first) == sinks or not written
                 assert len(segment) == ((count - 1) % SEGMENT + 1 if count else 0)
                 assert len(recent) == min(window, count - len(segment))
     assert len(reads) == again

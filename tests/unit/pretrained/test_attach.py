@@ -65,10 +65,10 @@ def test_attach_equals_its_naive_twin_in_every_architecture(architecture, settin
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sizes", [(8, 3), (4, 10), (5, 0), (40, 4)])
+@pytest.mark.parametrize("sizes", [(8, 3, 4), (4, 10, 1), (5, 0, 4), (40, 4, 4), (8, 8, 0), (4, 4, 6)])
 def test_attach_equals_its_naive_twin_with_any_segment_and_window(sizes):
-    segment, window = sizes
-    model, tokens = attached(segment=segment, window=window, layers=[1], **GIBBS), text(33)
+    segment, window, sinks = sizes
+    model, tokens = attached(segment=segment, window=window, sinks=sinks, layers=[1], **GIBBS), text(33)
     close(model(tokens).logits[0], naive.logits(model, tokens[0]))
 
 
@@ -166,10 +166,14 @@ WRONG = [
     (base, {"bptt_segments": 0}, "bptt_segments must be a whole number, 1 or more, got 0"),
     (base, {"layers": [0, 2]}, r"layers must lie in 0\.\.1, got \[0, 2\]"),
     (base, {"start": "loud"}, "start must be one of copied, silent, got 'loud'"),
-    (base, {"segment": 40}, r"segment \+ window must be at most 64, got 40 \+ 40: the model has 64 positions"),
+    (
+        base,
+        {"segment": 40},
+        r"segment \+ window \+ sinks must be at most 64, got 40 \+ 40 \+ 4: the model has 64 positions",
+    ),
     (lambda: base("gpt2"), {"window": 8}, "window must be 0, got 8: the model's positions are learned"),
-    (lambda: base("gpt2"), {"segment": 65}, r"segment \+ window must be at most 64, got 65 \+ 0"),
-    (lambda: base("mistral", sliding_window=15), {}, r"at most 15, got 8 \+ 8: .*sliding_window"),
+    (lambda: base("gpt2"), {"segment": 65}, r"at most 64, got 65 \+ 0 \+ 0"),
+    (lambda: base("mistral", sliding_window=15), {}, r"at most 15, got 8 \+ 8 \+ 4: .*sliding_window"),
     (lambda: base("qwen3", head_dim=16), {}, 'memory must be "none", got .*: the model has 4 heads of width 16'),
     (lambda: base().model, {}, "model must be a causal language model of transformers with its output layer"),
     (lambda: attached(), {}, "the InfformerForCausalLM has a memory already"),

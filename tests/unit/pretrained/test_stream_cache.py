@@ -62,12 +62,11 @@ def test_forward_keeps_a_long_ragged_stream_small():
     for token in text(20 * SEGMENT, rows=2).unbind(1):
         model(token[:, None], cache=cache)
     state, near, _ = cache.streams[0]
+    kept = state.sinks.lengths + state.window.lengths + state.segment.lengths
     assert state.window.hidden.shape[1] == SEGMENT and state.segment.hidden.shape[1] <= SEGMENT
-    assert near.hidden.shape[1] <= 3 * SEGMENT
+    assert near.hidden.shape[1] <= 4 + 3 * SEGMENT
     assert state.window.lengths.tolist() == [SEGMENT] * 2
-    assert (state.long_term.num_tokens + state.window.lengths + state.segment.lengths).tolist() == [
-        20 * SEGMENT + read for read in (1, 4)
-    ]
+    assert (state.long_term.num_tokens + kept).tolist() == [20 * SEGMENT + read for read in (1, 4)]
 
 
 @torch.no_grad()
