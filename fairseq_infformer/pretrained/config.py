@@ -1,6 +1,7 @@
 """The configuration of a pretrained model with a memory, as its config.json has it, and what is wrong with one."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import Any, ClassVar, Optional
 
@@ -88,12 +89,6 @@ class InfformerConfig(PreTrainedConfig):
 
     def build_memory(self, layer: int, num_heads: int, head_dim: int) -> LongTermMemory:
         """The memory of the layer of this number, with the heads of its attention; InputError names a wrong setting."""
-        dim = self.text_config.hidden_size
-        if num_heads * head_dim != dim:
-            raise InputError(
-                f'memory must be "none", got {self.memory!r}: the model has {num_heads} heads of width {head_dim}, and '
-                f"a memory divides the {dim} channels of hidden states among its heads"
-            )
         if self.memory not in MEMORIES:
             raise InputError(f"memory must be one of none, {', '.join(MEMORIES)}, got {self.memory!r}")
         registered = MEMORIES[self.memory]
@@ -103,9 +98,15 @@ class InfformerConfig(PreTrainedConfig):
                 raise InputError(f"the memory {self.memory} has no setting {name!r}; it has {', '.join(known)}")
         # JSON has lists for tuples.
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in self.memory_settings.items()}
+        dim, more = self.text_config.hidden_size, {}
+        if num_heads * head_dim != dim:
+            if "head_dim" not in inspect.signature(registered.memory.build).parameters:
+                raise InputError(
+                    f"memory must be another one, got {self.memory!r}: it divides the {dim} channels of hidden states "
+                    f"among its heads, but the model has {num_heads} heads of width {head_dim}"
+                )
+            more["head_dim"] = head_dim
         try:
-            return registered.memory.build(
-                registered.settings(**values), self.text_config.hidden_size, num_heads, layer
-            )
+            return registered.memory.build(registered.settings(**values), dim, num_heads, layer, **more)
         except SettingError as error:
             raise InputError(str(error)) from error

@@ -16,7 +16,7 @@ ARCHITECTURES = {
     "llama": GROUPED,
     "mistral": GROUPED,
     "qwen2": GROUPED,
-    "qwen3": GROUPED | {"head_dim": 8},
+    "qwen3": GROUPED | {"head_dim": 16},
 }
 CONTINUOUS = {"memory": "continuous", "basis": 16, "widths": (0.05, 0.2), "samples": 32}
 GIBBS = CONTINUOUS | {"density": "gibbs"}

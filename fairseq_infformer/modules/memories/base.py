@@ -64,6 +64,9 @@ class LongTermMemory(nn.Module, ABC):
             settings: of the dataclass that the memory is registered with.
             embed_dim: C. num_heads: H of the layer. layer: its number, from 0.
 
+        If it takes ``head_dim`` too, it also serves layers whose heads are not C / H wide. It gets the width d of a
+        head of such a layer; its queries are (B, T, H · d).
+
         Raises:
             SettingError: if a setting has a value that it cannot have.
         """
@@ -117,7 +120,7 @@ class LongTermMemory(nn.Module, ABC):
         What is read then goes through a gate that starts at zero. So it must not be zero too, or neither would learn.
 
         Args:
-            key, value: the layer's own weights (C, C) of keys and values. output: its weight (C, C) of the output.
+            key, value: the layer's own weights of keys and values, (H · d, C), or (C, C). output: that of its output.
         """
 
 

@@ -21,10 +21,12 @@ from small_pretrained import (
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.modules.memories import MEMORIES, CompressiveMemory, register_memory
+from fairseq_infformer.modules.memories.compressive.memory import CompressiveSettings
 from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, DENSITIES
 from fairseq_infformer.pretrained import attach, naive
 
-MEMORIES = [
+SETTINGS = [
     {"memory": "none"},
     *(CONTINUOUS | {"density": density} for density in [*DENSITIES, "gibbs"]),
     *(CONTINUOUS | {"addressing": addressing} for addressing in ADDRESSINGS),
@@ -48,7 +50,7 @@ def test_attach_starts_with_the_loss_of_the_baseline_to_the_bit(architecture):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("settings", MEMORIES)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_attach_equals_its_naive_twin(settings):
     model, tokens = attached(**settings), text(5 * SEGMENT + 3, rows=2)
     together = model(tokens).logits
@@ -95,6 +97,28 @@ def test_attach_keeps_the_mode_the_weights_and_what_is_trained(training):
     assert [name for name, each in after.items() if not each.requires_grad] == ["model.norm.weight"]
 
 
+@pytest.fixture
+def narrow():
+    """A user's memory, whose heads divide the width of its vectors."""
+
+    @register_memory("narrow", settings=CompressiveSettings)
+    class Narrow(CompressiveMemory):
+        @classmethod
+        def build(cls, settings, embed_dim, num_heads, layer):
+            return super().build(settings, embed_dim, num_heads, layer)
+
+    yield {"memory": "narrow", "length": 6, "rate": 2}
+    del MEMORIES["narrow"]
+
+
+@torch.no_grad()
+def test_attach_takes_a_memory_of_a_user(narrow):
+    model, tokens = attached(**narrow), text(4 * SEGMENT)
+    close(model(tokens).logits, attached(**COMPRESSIVE)(tokens).logits)
+    with pytest.raises(InputError, match=r"memory must be another one, got 'narrow': .* 4 heads of width 16"):
+        attached("qwen3", **narrow)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_copied_start_has_the_layers_own_projections(architecture):
@@ -114,7 +138,7 @@ def test_copied_start_has_the_layers_own_projections(architecture):
         else:
             close(found, keys)
         close(own.split_heads(read.v_proj(hidden)), values)
-        context = torch.randn(1, 5, 32)
+        context = torch.randn(1, 5, own.num_heads * own.head_dim)
         close(read.out_proj(context), own.output(context) - own.output(torch.zeros_like(context)))
 
 
@@ -174,7 +198,6 @@ WRONG = [
     (lambda: base("gpt2"), {"window": 8}, "window must be 0, got 8: the model's positions are learned"),
     (lambda: base("gpt2"), {"segment": 65}, r"at most 64, got 65 \+ 0 \+ 0"),
     (lambda: base("mistral", sliding_window=15), {}, r"at most 15, got 8 \+ 8 \+ 4: .*sliding_window"),
-    (lambda: base("qwen3", head_dim=16), {}, 'memory must be "none", got .*: the model has 4 heads of width 16'),
     (lambda: base().model, {}, "model must be a causal language model of transformers with its output layer"),
     (lambda: attached(), {}, "the InfformerForCausalLM has a memory already"),
     (lambda: attached().base, {}, "the LlamaForCausalLM has a memory already"),

@@ -103,7 +103,14 @@ class CompressiveMemory(LongTermMemory):
                 self.conv.weight.copy_(torch.eye(embed_dim).repeat(1, rate) / rate)
 
     @classmethod
-    def build(cls, settings: CompressiveSettings, embed_dim: int, num_heads: int, layer: int) -> "CompressiveMemory":
+    def build(
+        cls,
+        settings: CompressiveSettings,
+        embed_dim: int,
+        num_heads: int,
+        layer: int,
+        head_dim: Optional[int] = None,
+    ) -> "CompressiveMemory":
         return cls(embed_dim, settings.length, settings.rate, settings.function)
 
     def initial_state(self, batch_size: int, device: Optional[torch.device] = None) -> CompressiveState:

@@ -1,6 +1,6 @@
 """The Gibbs read: ordinary softmax attention, whose keys and values are a continuous signal."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -39,10 +39,11 @@ class GibbsAttention(SignalAttention):
     that many vectors. Unlike a Gaussian, the density may have several peaks, as sharp as the signal itself.
 
     Args:
-        embed_dim: C. num_heads: H, a divisor of C.
+        embed_dim: C. num_heads: H, a divisor of C unless there is a head_dim.
         basis: the basis of the memory that is read.
         flat_start: start the output projection at random; otherwise it starts at zero.
         weights: return the weights of the density, which sticky sampling needs.
+        head_dim: d, the width of a head; absent: C / H.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class GibbsAttention(SignalAttention):
         *,
         flat_start: bool = False,
         weights: bool = False,
+        head_dim: Optional[int] = None,
     ) -> None:
-        super().__init__(embed_dim, num_heads, basis, flat_start)
+        super().__init__(embed_dim, num_heads, basis, flat_start, head_dim)
         if basis.num_centers < 2:
             raise SettingError("density", "gibbs needs a basis of 2 centres or more, got 1")
         self.weights = weights
@@ -63,7 +65,7 @@ class GibbsAttention(SignalAttention):
         """Read.
 
         Args:
-            query: (B, T, C), the projected queries of all heads side by side.
+            query: (B, T, H · d), the projected queries of all heads side by side.
             coefficients: Θ of each row, (B, N, C), float32 or float64; the signal is evaluated in that.
 
         Returns:

@@ -224,7 +224,12 @@ class ContinuousLongTermMemory(LongTermMemory):
 
     @classmethod
     def build(
-        cls, settings: ContinuousSettings, embed_dim: int, num_heads: int, layer: int
+        cls,
+        settings: ContinuousSettings,
+        embed_dim: int,
+        num_heads: int,
+        layer: int,
+        head_dim: Optional[int] = None,
     ) -> "ContinuousLongTermMemory":
         try:
             basis = GaussianBasis(settings.basis, settings.widths)
@@ -250,6 +255,7 @@ class ContinuousLongTermMemory(LongTermMemory):
                 basis,
                 flat_start=settings.flat_start,
                 weights=settings.sampling != "uniform",
+                head_dim=head_dim,
             )
         else:
             attention = ContinuousAttention(
@@ -260,6 +266,7 @@ class ContinuousLongTermMemory(LongTermMemory):
                 min_sigma=settings.min_sigma,
                 flat_start=settings.flat_start,
                 addressing=settings.addressing,
+                head_dim=head_dim,
             )
         return cls(memory, attention, settings.kl_weight, settings.kl_sigma)
 

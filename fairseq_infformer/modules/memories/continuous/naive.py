@@ -145,7 +145,7 @@ def by_projection(
     query: Tensor, coefficients: Tensor, head: int, attention: ContinuousAttention
 ) -> tuple[Tensor, Tensor]:
     """μ and σ² without its floor, for a query (C,) and coefficients (N, C) (paper, equations 8 and 9)."""
-    d = attention.embed_dim // attention.num_heads
+    d = attention.head_dim
     part = slice(head * d, (head + 1) * d)
     scores = (coefficients @ attention.k_proj.weight.T)[:, part] @ query[part] / math.sqrt(d)
     mean_logit = attention.mean_proj.weight[0] @ scores
@@ -158,7 +158,7 @@ def by_projection(
 
 def by_content(query: Tensor, coefficients: Tensor, head: int, attention: ContinuousAttention) -> tuple[Tensor, Tensor]:
     """Mean and variance of a position that softmax attention draws, for a query (C,) and coefficients (N, C)."""
-    d = attention.embed_dim // attention.num_heads
+    d = attention.head_dim
     part = slice(head * d, (head + 1) * d)
     positions = torch.linspace(0, 1, attention.basis.num_centers, dtype=torch.float64)
     weights = []
@@ -208,7 +208,7 @@ def gibbs_read(query: Tensor, coefficients: Tensor, attention: GibbsAttention) -
 
     Args and returns as those of ``GibbsAttention.forward``.
     """
-    d = attention.embed_dim // attention.num_heads
+    d = attention.head_dim
     positions = torch.linspace(0, 1, attention.basis.num_centers, dtype=torch.float64)
     context, densities = [], []
     for row_query, row in zip(query, coefficients):

@@ -34,7 +34,7 @@ class ContinuousAttention(SignalAttention):
     - ``mixed``: content in heads 0, 2, 4 …, projection in the others.
 
     Args:
-        embed_dim: C. num_heads: H, a divisor of C.
+        embed_dim: C. num_heads: H, a divisor of C unless there is a head_dim.
         basis: the basis of the memory that is read.
         density: one of DENSITIES.
         min_sigma: σ_min, in units of the interval; -1: the narrowest width of the basis, below which the memory
@@ -43,6 +43,7 @@ class ContinuousAttention(SignalAttention):
             σ = √softplus(0) = 0.83. Otherwise the output projection starts at zero, and each head learns an offset of
             its projected μ and σ²; at the start, heads 0, 2, 4 … average the whole memory and the others tile it.
         addressing: one of ADDRESSINGS.
+        head_dim: d, the width of a head; absent: C / H.
     """
 
     mean_proj: Optional[nn.Linear]  # N to 1; None, and so the others, if addressing is by content
@@ -61,8 +62,9 @@ class ContinuousAttention(SignalAttention):
         min_sigma: float = ContinuousSettings.min_sigma,
         flat_start: bool = ContinuousSettings.flat_start,
         addressing: str = ContinuousSettings.addressing,
+        head_dim: Optional[int] = None,
     ) -> None:
-        super().__init__(embed_dim, num_heads, basis, flat_start)
+        super().__init__(embed_dim, num_heads, basis, flat_start, head_dim)
         check_choice("addressing", addressing, ADDRESSINGS)
         min_sigma = min(basis.widths) if min_sigma == -1 else min_sigma
         if not 0 <= min_sigma < 1:
@@ -92,7 +94,7 @@ class ContinuousAttention(SignalAttention):
         """Read.
 
         Args:
-            query: (B, T, C), the projected queries of all heads side by side.
+            query: (B, T, H · d), the projected queries of all heads side by side.
             coefficients: Θ of each row, (B, N, C); they are used in float32 or float64, whatever the query's dtype.
 
         Returns:
@@ -131,7 +133,7 @@ class ContinuousAttention(SignalAttention):
         exact = coefficients.dtype
         projections = [p for p in (self.mean_proj, self.variance_proj, self.further_proj) if p is not None]
         folded = torch.cat([projection.weight for projection in projections]).to(exact) @ coefficients
-        scale = (self.embed_dim // self.num_heads) ** -0.5
+        scale = self.head_dim**-0.5
         logits = query[:, heads] @ (self._keys(folded, heads) * scale).transpose(2, 3)  # (B, H, T, 2 and further)
         if self.mean_offset is not None:
             offsets = torch.stack([self.mean_offset, self.variance_offset], dim=-1).to(exact)
@@ -159,8 +161,8 @@ class ContinuousAttention(SignalAttention):
         return torch.stack([even, odd], dim=2).flatten(1, 2)[:, : self.num_heads]
 
     def _check(self, query: Tensor, coefficients: Tensor) -> None:
-        if query.dim() != 3 or query.shape[-1] != self.embed_dim:
-            raise ValueError(f"query must be (batch, time, {self.embed_dim}), got {tuple(query.shape)}")
+        if query.dim() != 3 or query.shape[-1] != self.num_heads * self.head_dim:
+            raise ValueError(f"query must be (batch, time, {self.num_heads * self.head_dim}), got {tuple(query.shape)}")
         expected = (query.shape[0], self.basis.num_basis, self.embed_dim)
         if tuple(coefficients.shape) != expected:
             raise ValueError(f"coefficients must be {expected}, got {tuple(coefficients.shape)}")
