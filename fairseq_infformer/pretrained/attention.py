@@ -43,6 +43,7 @@ class Passage:
     rotary: Optional[Rotary]  # None if positions are in the hidden states
     after: dict[int, LayerStream] = field(default_factory=dict)  # by layer
     penalties: list[Tensor] = field(default_factory=list)  # see ``GatedMemory.penalty``
+    mask: Optional[Tensor] = None  # (B, T, S) bool: what is ``visible``, the same in all layers
 
 
 class StreamAttention(nn.Module):
@@ -96,14 +97,16 @@ class StreamAttention(nn.Module):
         passage.after[self.layer] = LayerStream(state, near, extra)
 
         query = rotated(query, rotation)
-        mask = visible(near, piece.lengths, query.shape[1])
-        context = self._context(query, near.hidden, mask)
+        if passage.mask is None:
+            passage.mask = visible(near, piece.lengths, query.shape[1]).to(query.device)
+        context = self._context(query, near.hidden, passage.mask)
         if extra is not None:
-            mask = torch.cat([held(extra)[:, None].expand(-1, query.shape[1], -1), mask], dim=-1)
+            mask = held(extra)[:, None].expand(-1, query.shape[1], -1).to(query.device)
             seen = torch.cat([extra.hidden, near.hidden], dim=1)
-            context = context + gated.gate * (self._context(query, seen, mask) - context)
+            with_extra = self._context(query, seen, torch.cat([mask, passage.mask], dim=-1))
+            context = context + gated(with_extra - context)
         output = self.projections.output(context)
-        return output if read.context is None else output + gated.gate * read.context
+        return output if read.context is None else output + gated(read.context)
 
     def _commit(self, state: StreamState, full: Tensor, memory: Optional[LongTermMemory]) -> StreamState:
         def read(state: StreamState) -> Optional[Report]:
@@ -136,7 +139,7 @@ class StreamAttention(nn.Module):
             query.to(keys.dtype),
             keys,
             values,
-            mask[:, None].to(query.device),
+            mask[:, None],
             dropout_p=self.projections.dropout if self.training else 0.0,
             scale=self.projections.scaling,
             enable_gqa=query.shape[1] != keys.shape[1],

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Optional
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, one_line
 from fairseq_infformer.modules.memories import MEMORIES, LongTermMemory, SettingError
 
 
@@ -110,3 +110,8 @@ class InfformerConfig(PreTrainedConfig):
             return registered.memory.build(registered.settings(**values), dim, num_heads, layer, **more)
         except SettingError as error:
             raise InputError(str(error)) from error
+        except TypeError as error:
+            raise InputError(
+                f"a setting of the memory {self.memory} has a value of the wrong type ({one_line(error)}), got "
+                f"{', '.join(f'{name}={value!r}' for name, value in values.items())}"
+            ) from error

@@ -12,12 +12,21 @@ STARTS = ("copied", "silent")
 
 
 class GatedMemory(nn.Module):
-    """A long-term memory, and the gate (1,) that what the layer gets from it is multiplied with."""
+    """A long-term memory, and the gate that what the layer gets from it is multiplied with.
 
-    def __init__(self, memory: LongTermMemory) -> None:
+    Args:
+        memory: of one layer. dim: C. The parameter ``gate`` (1,) counts √C-fold: it then has the size of a weight of a
+            projection, and by Adam changes as fast in proportion.
+    """
+
+    def __init__(self, memory: LongTermMemory, dim: int) -> None:
         super().__init__()
-        self.memory = memory
-        self.gate = nn.Parameter(torch.ones(1))
+        self.memory, self.scale = memory, dim**0.5
+        self.gate = nn.Parameter(torch.ones(1) / self.scale)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """What the layer gets (…) of what the memory gives (…)."""
+        return self.scale * self.gate * given
 
     @torch.no_grad()
     def start(self, start: str, projections: Projections) -> None:

@@ -49,7 +49,7 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
             for layer, projections in enumerate(found.values()):
                 if layer in config.layers:
                     memory = config.build_memory(layer, projections.num_heads, projections.head_dim)
-                    self.memories[str(layer)] = GatedMemory(memory)
+                    self.memories[str(layer)] = GatedMemory(memory, config.text_config.hidden_size)
         # What no file holds, and loading leaves empty.
         self._unsaved = {
             module: {name: getattr(module, name) for name in module._non_persistent_buffers_set}
@@ -107,13 +107,20 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         cache = kwargs.pop("past_key_values", cache)  # the name until transformers 5.23
         if cache is not None and not isinstance(cache, StreamCache):
             raise InputError(f"cache must be a StreamCache, got a {type(cache).__name__}; leave it out to start empty")
-        columns = input_ids.shape[1]
+        rows, columns = input_ids.shape
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         text = attention_mask[:, -columns:].bool().cpu()
+        if text.shape != input_ids.shape:
+            raise InputError(f"attention_mask must be ({rows}, {columns}) or longer, got {tuple(attention_mask.shape)}")
         if not bool(text.any()):
             raise InputError("the input has no text: give input_ids with an attention_mask that is not all zeros")
-        features, penalty, streams = self._read(input_ids, text, None if cache is None else cache.streams)
+        streams = self._empty(rows) if cache is None or cache.streams is None else cache.streams
+        if (known := len(streams[0].state.window.lengths)) != rows:
+            raise InputError(
+                f"the cache has {known} rows, but the input has {rows}; give it the rows it has read before"
+            )
+        features, penalty, streams = self._read(input_ids, text, streams)
         if use_cache and cache is None:
             cache = StreamCache()
         if cache is not None:
@@ -124,11 +131,9 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
 
     def _read(
-        self, input_ids: Tensor, text: Tensor, streams: Optional[tuple[LayerStream, ...]]
+        self, input_ids: Tensor, text: Tensor, streams: tuple[LayerStream, ...]
     ) -> tuple[Tensor, Tensor, tuple[LayerStream, ...]]:
         """Features (B, T, C), the memories' terms of the loss as a mean, and the streams after the text (B, T)."""
-        if streams is None:
-            streams = self._empty(len(input_ids))
         # Rows without their pads: each is cut into segments as if it were alone.
         order = text.logical_not().int().argsort(dim=1, stable=True)
         reads = []

@@ -47,9 +47,9 @@ def logits(model: InfformerForCausalLM, tokens: Tensor) -> Tensor:
             if read.extra is not None:
                 extra = read.extra.hidden[:, read.extra.hidden.shape[1] - int(read.extra.lengths) :]
                 seen = torch.cat([extra, near], dim=1)
-                added = added + model.memories[key].gate * (_attended(model, number, seen, hidden) - added)
+                added = added + model.memories[key](_attended(model, number, seen, hidden) - added)
             if read.context is not None:
-                added = added + model.memories[key].gate * read.context
+                added = added + model.memories[key](read.context)
             x = x + added
             x = x + ffn(ffn_norm(x))
             remembered[number] = torch.cat([remembered[number], hidden], dim=1)

@@ -42,7 +42,7 @@ def attached(architecture: str = "llama", gate: float | None = 0.7, **settings: 
     model = attach(base(architecture), **{"segment": SEGMENT} | settings)
     if gate is not None:
         for gated in model.memories.values():
-            torch.nn.init.constant_(gated.gate, gate)
+            torch.nn.init.constant_(gated.gate, gate / gated.scale)
     return model
 
 

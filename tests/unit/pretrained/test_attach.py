@@ -184,6 +184,7 @@ WRONG = [
     (base, {"memory": "elephant"}, "memory must be one of none, .*continuous.*, got 'elephant'"),
     (base, {"bases": 16}, "the memory continuous has no setting 'bases'; it has basis, widths, "),
     (base, {"basis": 0}, "basis must be a positive multiple of the number of widths"),
+    (base, {"widths": 0.1}, r"a setting of the memory continuous has a value of the wrong type .*, got widths=0\.1"),
     (base, {"segment": 0}, "segment must be a whole number, 1 or more, got 0"),
     (base, {"segment": 8.0}, r"segment must be a whole number, 1 or more, got 8\.0"),
     (base, {"window": -1}, "window must be a whole number, 0 or more, got -1"),

@@ -111,5 +111,10 @@ def test_forward_refuses_what_is_no_text_or_no_cache():
         model(tokens, cache=DynamicCache())
     with pytest.raises(InputError, match="the input has no text"):
         model(tokens, torch.zeros_like(tokens))
+    with pytest.raises(InputError, match=r"attention_mask must be \(1, 5\) or longer, got \(1, 4\)"):
+        model(tokens, torch.ones(1, 4))
+    cache = model(tokens, use_cache=True).cache
+    with pytest.raises(InputError, match="the cache has 1 rows, but the input has 2"):
+        model(text(5, rows=2), cache=cache)
     with pytest.raises(InputError, match="cannot give back what it has read"):
         StreamCache().crop(-1)
