@@ -28,7 +28,7 @@ class StreamCache(Cache):
 
     def advance(self, streams: tuple[LayerStream, ...], columns: int) -> None:
         """Keep the streams after a call that read this many columns of its input."""
-        self.streams, self.columns = tuple(stream.detach() for stream in streams), self.columns + columns
+        self.streams, self.columns = streams, self.columns + columns
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of the input that were read, from which ``generate`` knows the new ones."""

@@ -133,7 +133,8 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
     def _read(
         self, input_ids: Tensor, text: Tensor, streams: tuple[LayerStream, ...]
     ) -> tuple[Tensor, Tensor, tuple[LayerStream, ...]]:
-        """Features (B, T, C), the memories' terms of the loss as a mean, and the streams after the text (B, T)."""
+        """Features (B, T, C), the memories' terms of the loss as a mean, and the streams after the text (B, T), through
+        which no gradient goes."""
         # Rows without their pads: each is cut into segments as if it were alone.
         order = text.logical_not().int().argsort(dim=1, stable=True)
         reads = []
@@ -144,9 +145,9 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         run = replay if self.gradient_checkpointing and self.training else unroll
         outputs = []
         for first in range(0, len(reads), self.config.bptt_segments):
-            streams = tuple(stream.detach() for stream in streams)
             several = [(piece, tokens) for piece, _, tokens in reads[first : first + self.config.bptt_segments]]
             streams, more = run(self._step, streams, several)
+            streams = tuple(stream.detach() for stream in streams)
             outputs += more
         features, penalties = zip(*outputs)
         features = _in_columns(torch.cat(features, dim=1), [(piece, columns) for piece, columns, _ in reads], order)

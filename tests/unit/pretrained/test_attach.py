@@ -21,7 +21,7 @@ from small_pretrained import (
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules.memories import MEMORIES, CompressiveMemory, register_memory
+from fairseq_infformer.modules.memories import MEMORIES, CompressiveMemory, ablate, register_memory
 from fairseq_infformer.modules.memories.compressive.memory import CompressiveSettings
 from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, DENSITIES
 from fairseq_infformer.pretrained import attach, naive
@@ -140,6 +140,20 @@ def test_copied_start_has_the_layers_own_projections(architecture):
         close(own.split_heads(read.v_proj(hidden)), values)
         context = torch.randn(1, 5, own.num_heads * own.head_dim)
         close(read.out_proj(context), own.output(context) - own.output(torch.zeros_like(context)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [GIBBS, COMPRESSIVE])
+def test_ablate_zeroes_and_swaps_the_memories(settings):
+    tokens = text(4 * SEGMENT, rows=2)
+    own, none = attached(**settings)(tokens).logits, attached(memory="none")(tokens).logits
+    for ablation in ("zero", "swap"):
+        model = attached(**settings)
+        for gated in model.memories.values():
+            ablate(gated.memory, ablation)
+        logits = model(tokens).logits
+        assert not torch.allclose(logits, own)
+        assert torch.equal(logits, none) == (ablation == "zero")
 
 
 @torch.no_grad()
