@@ -55,8 +55,8 @@ def pieces(lengths: Tensor, start: Tensor, segment: int) -> Iterator[Piece]:
 class StreamState(NamedTuple):
     """What one layer knows of B streams."""
 
-    sinks: ShortTermMemory  # (B, S, C): hidden states of the first tokens
-    window: ShortTermMemory  # (B, W, C): those before the open segment
+    sinks: ShortTermMemory  # (B, S, C): hidden states of the first tokens, once they have left the window
+    window: ShortTermMemory  # (B, W, C): those just before the open segment
     segment: ShortTermMemory  # (B, t, C): those of the open segment
     long_term: Optional[NamedTuple]  # None for a layer without long-term memory
     report: Optional[Report]  # of the last read of ``long_term``
@@ -70,6 +70,11 @@ class StreamState(NamedTuple):
         """Before any text, with room for so many hidden states like those of ``like`` (…, C)."""
         parts = (ShortTermMemory.empty(batch_size, width, like.shape[-1], like) for width in (sinks, window, 0))
         return StreamState(*parts, memory and memory.initial_state(batch_size, like.device), None)
+
+    def reset(self, rows: Tensor) -> "StreamState":
+        """The state with the rows of the CPU mask ``rows`` (B,) before any text."""
+        parts = (part.reset(rows) for part in (self.sinks, self.window, self.segment))
+        return StreamState(*parts, self.long_term and self.long_term.reset(rows), self.report)
 
     def past(self) -> ShortTermMemory:
         """(B, S + W, C): the sinks and the window after them."""
@@ -86,9 +91,8 @@ class StreamState(NamedTuple):
                 is of a part of them.
         """
         moved = self.segment.lengths.masked_fill(~full, 0)
-        window, leaving, lengths = self.window.append(self.segment.from_left(), moved).split(
-            self.window.hidden.shape[1]
-        )
+        width = self.window.hidden.shape[1]
+        window, leaving, lengths = self.window.append(self.segment.from_left(), moved).split(width)
         sinks, leaving, lengths = self._with_sinks(leaving, lengths)
         long_term = self.long_term
         if memory is not None:

@@ -7,12 +7,12 @@ from typing import Any, Optional
 import torch
 from transformers import PreTrainedModel
 
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, one_line
 
 from .attention import StreamAttention
 from .config import InfformerConfig
 from .memory import STARTS
-from .model import InfformerForCausalLM
+from .model import SUPPORTED, InfformerForCausalLM
 
 
 def attach(
@@ -44,7 +44,7 @@ def attach(
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
         raise InputError(f"model must be a causal language model of transformers with its output layer, got {name}")
     if model.config.is_encoder_decoder:
-        raise InputError(f"{name} is not supported: it has an encoder; give a decoder such as Llama or GPT-2")
+        raise InputError(f"{name} is not supported: it has an encoder; {SUPPORTED}")
     if any(isinstance(module, StreamAttention) for module in model.modules()):
         raise InputError(f"the {name} has a memory already; attach one to a model without")
     if start not in STARTS:
@@ -61,15 +61,17 @@ def attach(
     )
     attached = InfformerForCausalLM(config, model)
     attached.generation_config = model.generation_config
-    for layer, gated in attached.memories.items():
-        gated.start(start, attached.attentions[int(layer)].projections)
     try:
+        for layer, gated in attached.memories.items():
+            gated.start(start, attached.attentions[int(layer)].projections)
         _check_support(model, attached)
-    except Exception:
+    except Exception as error:
         for part, module in list(model.named_modules()):
             if isinstance(module, StreamAttention):
                 model.set_submodule(part, module.attention)
-        raise
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} is not supported ({one_line(error, with_type=True)}); {SUPPORTED}") from error
     return attached
 
 
@@ -85,6 +87,5 @@ def _check_support(model: PreTrainedModel, attached: InfformerForCausalLM) -> No
     if not difference < torch.finfo(expected.dtype).eps ** 0.5:
         raise InputError(
             f"{type(model).__name__} is not supported: its projections have the names of Llama's or GPT-2's, but it "
-            f"computes something else (logits differ by {difference:.1%} of the largest); give a model such as Llama, "
-            "Mistral, Qwen or GPT-2"
+            f"computes something else (logits differ by {difference:.1%} of the largest); {SUPPORTED}"
         )

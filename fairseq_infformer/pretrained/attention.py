@@ -32,6 +32,10 @@ class LayerStream(NamedTuple):
 
     detach, reorder = detached, reordered
 
+    def reset(self, rows: Tensor) -> "LayerStream":
+        """The streams with the rows of the CPU mask ``rows`` (B,) before any text."""
+        return LayerStream(self.state.reset(rows), *(part and part.reset(rows) for part in (self.near, self.extra)))
+
 
 @dataclass
 class Passage:

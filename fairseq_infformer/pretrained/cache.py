@@ -51,9 +51,12 @@ class StreamCache(Cache):
             rows = len(self.streams[0].state.window.lengths)
             self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
 
-    def reset(self) -> None:
-        """Forget all."""
-        self.streams, self.columns = None, 0
+    def reset(self, rows: Optional[Tensor] = None) -> None:
+        """Forget all, or the rows of the mask ``rows`` (B,), which then start a new text."""
+        if rows is None:
+            self.streams, self.columns = None, 0
+        elif self.streams is not None:
+            self.streams = tuple(stream.reset(rows.cpu()) for stream in self.streams)
 
     def crop(self, tokens_to_remove: int) -> None:
         """InputError, unless there is nothing to do."""

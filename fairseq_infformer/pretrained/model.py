@@ -19,6 +19,7 @@ from .config import InfformerConfig
 from .memory import GatedMemory
 from .projections import FAMILIES, Projections, projections_of
 
+SUPPORTED = "give a model such as Llama, Mistral, Qwen or GPT-2"
 NO_TARGET = -100  # the label of what is not scored, in all of ``transformers``
 
 
@@ -168,7 +169,9 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids=tokens, position_ids=positions.to(tokens.device), use_cache=False, passage=passage
         )[0]
         if len(passage.after) < len(streams):
-            raise InputError(f"{type(self.base).__name__} is not supported: its layers call attention in another way")
+            raise InputError(
+                f"{type(self.base).__name__} is not supported: its layers pass nothing on to attention; {SUPPORTED}"
+            )
         after = tuple(passage.after[layer] for layer in range(len(streams)))
         return after, (features, sum(passage.penalties, start=features.new_zeros(())))
 
@@ -219,7 +222,7 @@ def _attentions(base: PreTrainedModel) -> dict[str, Projections]:
         names = " or ".join(", ".join(family.names) for family in FAMILIES)
         raise InputError(
             f"{type(base).__name__} is not supported: its {base.config.num_hidden_layers} layers have {len(found)} "
-            f"attentions with the projections {names}; give a model such as Llama, Mistral, Qwen or GPT-2"
+            f"attentions with the projections {names}; {SUPPORTED}"
         )
     return found
 

@@ -136,7 +136,7 @@ FAMILIES: tuple[type[Projections], ...] = (SeparateProjections, JointProjections
 def projections_of(module: nn.Module) -> Optional[Projections]:
     """The projections of a module that is an attention; None for any other."""
     for family in FAMILIES:
-        if all(hasattr(module, name) for name in family.names):
+        if all(hasattr(module, name) for name in (*family.names, "head_dim", "scaling")):
             return family(module)
     return None
 

@@ -218,6 +218,11 @@ WRONG = [
     (lambda: attached().base, {}, "the LlamaForCausalLM has a memory already"),
     (lambda: other("bloom"), {}, "BloomForCausalLM is not supported: its 2 layers have 0 attentions with"),
     (lambda: base("gpt2", add_cross_attention=True), {}, "its 2 layers have 4 attentions"),
+    (
+        lambda: other("olmo2", **GROUPED),
+        {},
+        r"Olmo2ForCausalLM is not supported \(RuntimeError: .*\); give a model such",
+    ),
     (squashed, {}, "Gemma2ForCausalLM is not supported: .* it computes something else"),
     (
         lambda: T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=32, num_layers=1)),

@@ -82,6 +82,20 @@ def test_cache_continues_other_rows_after_a_reorder(settings):
     close(model(later, cache=cache).logits, model(torch.cat([tokens[[0] * 3, :21], later], 1)).logits[:, 21:])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("settings", MEMORIES)
+@pytest.mark.parametrize("read", [3 * SEGMENT, 3 * SEGMENT + 5])
+def test_cache_starts_a_new_text_in_rows_that_are_reset(settings, read):
+    model, tokens, later = attached(**settings), text(read, rows=3), text(20, rows=3, seed=1)
+    cache = model(tokens, use_cache=True).cache
+    cache.reset(torch.tensor([False, True, False]))
+    logits = model(later, cache=cache).logits
+    close(logits[1:2], model(later[1:2]).logits)
+    close(logits[::2], model(torch.cat([tokens, later], dim=1)[::2]).logits[:, read:])
+    cache.reset()
+    close(model(later, cache=cache).logits, model(later).logits)
+
+
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
 @pytest.mark.parametrize("settings", [GIBBS, COMPRESSIVE])
 def test_generate_with_a_cache_equals_generate_without(settings, how):
