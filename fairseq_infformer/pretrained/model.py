@@ -205,8 +205,14 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.base.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.base.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.base.set_output_embeddings(new_embeddings)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

@@ -56,6 +56,19 @@ def test_saved_model_generates_as_before(tmp_path):
     assert loaded.generate(text(21)).equal(model.generate(text(21)))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_saved_model_has_tokens_that_were_added(architecture, tmp_path):
+    model, tokens = attached(architecture, **GIBBS), text(21)
+    before = model(tokens).logits
+    model.resize_token_embeddings(VOCABULARY + 3)
+    close(model(tokens).logits[..., :VOCABULARY], before)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    close(loaded(tokens + 3).logits, model(tokens + 3).logits)
+    close(loaded(tokens + 3, labels=tokens + 3).loss, model(tokens + 3, labels=tokens + 3).loss)
+
+
 def test_tokenizer_is_saved_along(tmp_path):
     words = {f"w{number}": number for number in range(VOCABULARY)}
     own = Tokenizer(models.WordLevel(words, unk_token="w0"))

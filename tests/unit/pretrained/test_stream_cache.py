@@ -44,10 +44,10 @@ def test_forward_in_calls_equals_one_pass(settings, lengths):
 @pytest.mark.parametrize("settings", MEMORIES)
 @pytest.mark.parametrize("lengths", [[40], [13, 27], [17] + [1] * 23])
 def test_forward_reads_each_padded_row_as_if_alone(settings, lengths):
-    """Left, right, in the middle, and not at all; the rows' segments end at different columns."""
-    model, mask = attached(**settings), torch.ones(4, 40, dtype=torch.int64)
-    mask[0, :11], mask[1, 29:], mask[2, 5:14] = 0, 0, 0
-    tokens = text(40, rows=4) * mask
+    """Left, right, in the middle and not at all. Segments end at other columns, and some calls have no text of a row."""
+    model, mask = attached(**settings), torch.ones(6, 40, dtype=torch.int64)
+    mask[0, :11], mask[1, 29:], mask[2, 5:14], mask[3, 9:], mask[4, :31] = 0, 0, 0, 0, 0
+    tokens = text(40, rows=6) * mask
     logits = in_calls(model, tokens, lengths, mask)
     for row, part in enumerate(mask.bool()):
         close(logits[row, part], model(tokens[row, part][None]).logits[0])
