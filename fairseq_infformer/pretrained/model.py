@@ -44,24 +44,16 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         self.gradient_checkpointing = False
         self.base = AutoModelForCausalLM.from_config(config.text_config) if base is None else base
         config.settle(learned_positions=self._rotary is None)
-        found = _attentions(self.base)
-        self.memories = nn.ModuleDict()
-        with torch.device("cpu"):  # ``from_pretrained`` builds on a device without data, which a basis needs
-            for layer, projections in enumerate(found.values()):
-                if layer in config.layers:
-                    memory = config.build_memory(layer, projections.num_heads, projections.head_dim)
-                    self.memories[str(layer)] = GatedMemory(memory, config.text_config.hidden_size)
+        projections = _projections(self.base)
+        self.memories = _memories(config, list(projections.values()))
+        self._keys_to_ignore_on_save = _second_names(self.memories, "memories.")
         # What no file holds, and loading leaves empty.
         self._unsaved = {
             module: {name: getattr(module, name) for name in module._non_persistent_buffers_set}
             for module in self.memories.modules()
         }
-        # A basis that is written and read is one tensor with two names.
-        named = self.memories.state_dict(prefix="memories.", keep_vars=True)
-        first = {id(tensor): name for name, tensor in reversed(named.items())}
-        self._keys_to_ignore_on_save = [name for name, tensor in named.items() if first[id(tensor)] != name]
-        for layer, (name, projections) in enumerate(found.items()):
-            self.base.set_submodule(name, StreamAttention(projections.attention, projections, layer))
+        for layer, (name, own) in enumerate(projections.items()):
+            self.base.set_submodule(name, StreamAttention(own.attention, own, layer))
         if base is not None:
             self.memories.to(next(base.parameters()))
             for module in self.modules():  # lest ``post_init`` start trained weights anew
@@ -81,7 +73,7 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Optional[Tensor] = None,
         attention_mask: Optional[Tensor] = None,
         *,
         cache: Optional[Cache] = None,
@@ -103,11 +95,13 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs: of the loss, such as ``num_items_in_batch``.
 
         Raises:
-            InputError: if there is no text, or the cache is not one.
+            InputError: if there is no text, or mask or cache do not fit it.
         """
         cache = kwargs.pop("past_key_values", cache)  # the name until transformers 5.23
         if cache is not None and not isinstance(cache, StreamCache):
             raise InputError(f"cache must be a StreamCache, got a {type(cache).__name__}; leave it out to start empty")
+        if input_ids is None:
+            raise InputError("the input has no input_ids; embeddings in their place (inputs_embeds) are not supported")
         rows, columns = input_ids.shape
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -220,7 +214,7 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         return False
 
 
-def _attentions(base: PreTrainedModel) -> dict[str, Projections]:
+def _projections(base: PreTrainedModel) -> dict[str, Projections]:
     """The projections of the attention of each layer, by its name in the base; InputError if it is not supported."""
     named = ((name, projections_of(module)) for name, module in base.named_modules())
     found = {name: projections for name, projections in named if projections is not None}
@@ -231,6 +225,23 @@ def _attentions(base: PreTrainedModel) -> dict[str, Projections]:
             f"attentions with the projections {names}; {SUPPORTED}"
         )
     return found
+
+
+def _memories(config: InfformerConfig, projections: list[Projections]) -> nn.ModuleDict:
+    """The memories, by the numbers of their layers; InputError names a wrong setting."""
+    memories = nn.ModuleDict()
+    with torch.device("cpu"):  # ``from_pretrained`` builds on a device without data, which a basis needs
+        for layer in config.layers:
+            memory = config.build_memory(layer, projections[layer].num_heads, projections[layer].head_dim)
+            memories[str(layer)] = GatedMemory(memory, config.text_config.hidden_size)
+    return memories
+
+
+def _second_names(module: nn.Module, prefix: str) -> list[str]:
+    """The names in a module's state of tensors that have an earlier name too, as a basis that is written and read."""
+    named = module.state_dict(prefix=prefix, keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    return [name for name, tensor in named.items() if first[id(tensor)] != name]
 
 
 def _in_columns(features: Tensor, reads: list[tuple[Piece, Tensor]], order: Tensor) -> Tensor:

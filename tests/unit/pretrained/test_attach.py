@@ -45,7 +45,9 @@ def test_attach_starts_with_the_loss_of_the_baseline_to_the_bit(architecture):
     tokens = text(5 * SEGMENT + 3, rows=2)
     expected = loss(attached(architecture, memory="none"), tokens)
     for settings in [GIBBS, CONTINUOUS, COMPRESSIVE, GIBBS | {"start": "silent"}, CONTINUOUS | {"start": "silent"}]:
-        assert torch.equal(loss(attached(architecture, gate=None, **settings), tokens), expected)
+        model = attached(architecture, gate=None, **settings)
+        assert torch.equal(loss(model, tokens), expected)
+        assert torch.equal(loss(model.train(), tokens), expected)  # no memory's own term is in the loss
     assert not torch.equal(loss(attached(architecture, **GIBBS), tokens), expected)
 
 

@@ -44,7 +44,7 @@ def test_forward_in_calls_equals_one_pass(settings, lengths):
 @pytest.mark.parametrize("settings", MEMORIES)
 @pytest.mark.parametrize("lengths", [[40], [13, 27], [17] + [1] * 23])
 def test_forward_reads_each_padded_row_as_if_alone(settings, lengths):
-    """Left, right, in the middle and not at all. Segments end at other columns, and some calls have no text of a row."""
+    """Left, right, in the middle and not at all; segments end at other columns, and calls lack text of some rows."""
     model, mask = attached(**settings), torch.ones(6, 40, dtype=torch.int64)
     mask[0, :11], mask[1, 29:], mask[2, 5:14], mask[3, 9:], mask[4, :31] = 0, 0, 0, 0, 0
     tokens = text(40, rows=6) * mask
@@ -123,6 +123,8 @@ def test_forward_refuses_what_is_no_text_or_no_cache():
     model, tokens = attached(**GIBBS), text(5)
     with pytest.raises(InputError, match="cache must be a StreamCache, got a DynamicCache; leave it out"):
         model(tokens, cache=DynamicCache())
+    with pytest.raises(InputError, match="the input has no input_ids; embeddings in their place"):
+        model.generate(inputs_embeds=torch.zeros(1, 5, 32), max_new_tokens=2)
     with pytest.raises(InputError, match="the input has no text"):
         model(tokens, torch.zeros_like(tokens))
     with pytest.raises(InputError, match=r"attention_mask must be \(1, 5\) or longer, got \(1, 4\)"):
