@@ -55,9 +55,10 @@ def test_imports_run_one_way(part):
     assert imported_parts(part) <= ALLOWED[part]
 
 
-def test_modules_import_only_torch_and_the_standard_library():
-    known = {"torch", NAME, *sys.stdlib_module_names}
-    for path in files("modules"):
+@pytest.mark.parametrize(("part", "more"), [("modules", set()), ("pretrained", {"transformers"})])
+def test_modules_and_pretrained_import_only_torch_and_what_they_are_for(part, more):
+    known = {"torch", NAME, *sys.stdlib_module_names} | more
+    for path in files(part):
         own = {"triton"} if path.stem == "triton" else set()
         assert {name.split(".")[0] for name in imports(path)} <= known | own, path.name
 
