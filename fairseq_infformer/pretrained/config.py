@@ -46,7 +46,7 @@ class InfformerConfig(PreTrainedConfig):
     ) -> None:
         self.text_config = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
         self.memory, self.memory_settings = memory, dict(memory_settings or {})
-        self.layers = None if layers is None else sorted(set(layers))
+        self.layers = list(layers) if isinstance(layers, Iterable) else layers
         self.segment, self.window, self.sinks, self.bptt_segments = segment, window, sinks, bptt_segments
         super().__init__(**kwargs)
 
@@ -66,8 +66,8 @@ class InfformerConfig(PreTrainedConfig):
             self.layers = []
         elif self.layers is None:
             self.layers = list(numbers)
-        elif not set(self.layers) <= set(numbers):
-            raise InputError(f"layers must lie in 0..{numbers[-1]}, got {self.layers}")
+        elif not (isinstance(self.layers, list) and all(layer in numbers for layer in self.layers)):
+            raise InputError(f"layers must be numbers in 0..{numbers[-1]}, got {self.layers!r}")
         if learned_positions and self.window:
             raise InputError(
                 f"window must be 0, got {self.window}: the model's positions are learned and start over with a segment"

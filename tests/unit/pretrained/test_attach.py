@@ -205,7 +205,9 @@ WRONG = [
     (base, {"segment": 8.0}, r"segment must be a whole number, 1 or more, got 8\.0"),
     (base, {"window": -1}, "window must be a whole number, 0 or more, got -1"),
     (base, {"bptt_segments": 0}, "bptt_segments must be a whole number, 1 or more, got 0"),
-    (base, {"layers": [0, 2]}, r"layers must lie in 0\.\.1, got \[0, 2\]"),
+    (base, {"layers": [0, 2]}, r"layers must be numbers in 0\.\.1, got \[0, 2\]"),
+    (base, {"layers": 1}, r"layers must be numbers in 0\.\.1, got 1"),
+    (base, {"layers": "01"}, r"layers must be numbers in 0\.\.1, got \['0', '1'\]"),
     (base, {"start": "loud"}, "start must be one of copied, silent, got 'loud'"),
     (
         base,

@@ -85,7 +85,7 @@ def test_tokenizer_is_saved_along(tmp_path):
         ({"memory": "elephant"}, "memory must be one of none, .*continuous.*, got 'elephant'"),
         ({"memory_settings": {"bases": 16}}, "the memory continuous has no setting 'bases'; it has basis, "),
         ({"segment": 0}, "segment must be a whole number, 1 or more, got 0"),
-        ({"layers": [2]}, r"layers must lie in 0\.\.1, got \[2\]"),
+        ({"layers": [2]}, r"layers must be numbers in 0\.\.1, got \[2\]"),
     ],
 )
 def test_loading_refuses_a_wrong_configuration(changes, message, tmp_path):

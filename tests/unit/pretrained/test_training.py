@@ -86,6 +86,17 @@ def test_gradient_checkpointing_gives_the_same_gradients(settings):
     assert not model.is_gradient_checkpointing
 
 
+@pytest.mark.parametrize("settings", [GIBBS, CONTINUOUS, COMPRESSIVE])
+def test_autocast_gives_gradients_close_to_those_of_float32(settings):
+    model, tokens = attached(**settings).train(), text(5 * SEGMENT, rows=2)
+    expected = gradients(model, model(tokens, labels=tokens).loss)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients(model, model(tokens, labels=tokens).loss)
+    actual, exact = (torch.cat([each[name].flatten() for name in expected]) for each in (found, expected))
+    # A few dozen roundings of half an epsilon, which go either way.
+    assert float((actual - exact).norm() / exact.norm()) < 10 * torch.finfo(torch.bfloat16).eps
+
+
 def test_loss_is_the_mean_over_targets():
     """Of all segments; nothing is predicted from pads, and items of other batches count."""
     model, tokens = attached(**CONTINUOUS).train(), text(29, rows=2)
