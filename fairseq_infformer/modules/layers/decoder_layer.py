@@ -83,6 +83,8 @@ class InfiniteFormerLayer(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
+        if long_term_memory is not None:
+            long_term_memory.start_alike(self.q_proj.weight)
 
     def initial_state(self, like: Tensor) -> LayerState:
         """The state before any text, for hidden states like ``like`` (B, T, C)."""

@@ -111,6 +111,13 @@ class LongTermMemory(nn.Module, ABC):
         """What the loss and the log get of a read's report, by the names in the log."""
         return {}
 
+    def start_alike(self, query: Tensor) -> None:
+        """Let each query find what is like it, for layers that are trained from scratch; by default nothing changes.
+
+        Args:
+            query: the layer's weight of queries, (C, C).
+        """
+
     def start_silent(self) -> None:
         """Let the memory add nothing until it has learned to: for layers that were trained without one."""
 

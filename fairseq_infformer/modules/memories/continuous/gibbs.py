@@ -61,6 +61,12 @@ class GibbsAttention(SignalAttention):
             raise SettingError("density", "gibbs needs a basis of 2 centres or more, got 1")
         self.weights = weights
 
+    @torch.no_grad()
+    def start_alike(self, query: Tensor) -> None:
+        # Same words then attend to each other from the first update on. From random keys that is learned late, in a
+        # sudden step that some seeds never take (recipes/recall).
+        self.k_proj.weight.copy_(query)
+
     def forward(self, query: Tensor, coefficients: Tensor) -> tuple[Tensor, GibbsDensity]:
         """Read.
 

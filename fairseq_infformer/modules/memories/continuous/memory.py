@@ -304,6 +304,9 @@ class ContinuousLongTermMemory(LongTermMemory):
         kl = 0.5 * (ratio - ratio.clamp_min(1e-12).log() - 1)
         return {"kl": Figure(kl, weight=self.kl_weight)} | moments
 
+    def start_alike(self, query: Tensor) -> None:
+        self.attention.start_alike(query)
+
     def start_silent(self) -> None:
         """The output projection learns from the first update, what is read by it from the second."""
         nn.init.zeros_(self.attention.out_proj.weight)

@@ -36,6 +36,13 @@ class SignalAttention(nn.Module):
             # A read that starts as noise costs more than it gives, until the layers have learned to ignore it.
             nn.init.zeros_(self.out_proj.weight)
 
+    def start_alike(self, query: Tensor) -> None:
+        """Let each query find what is like it, if it is compared with the signal's keys one by one.
+
+        Args:
+            query: the weight of queries, like that of keys.
+        """
+
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, L, H · d) as (B, H, L, d)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -4,7 +4,13 @@ import math
 
 import torch
 
-from fairseq_infformer.modules.memories.continuous import GaussianBasis, GibbsAttention
+from fairseq_infformer.modules.layers import InfiniteFormerLayer
+from fairseq_infformer.modules.memories.continuous import (
+    ContinuousLongTermMemory,
+    ContinuousSettings,
+    GaussianBasis,
+    GibbsAttention,
+)
 from fairseq_infformer.modules.memories.continuous.naive import gibbs_read
 from fairseq_infformer.modules.memories.continuous.sampling import attention_histogram
 
@@ -74,6 +80,17 @@ def test_gibbs_histogram_follows_what_was_sought():
     histogram = attention_histogram(density)
     edges = torch.linspace(0, 1, histogram.shape[1] + 1)[:-1]
     assert float(histogram[0][(edges >= 0.5) & (edges < 0.7)].sum()) > 0.5
+
+
+def test_gibbs_read_of_a_new_layer_finds_what_is_like_the_query():
+    torch.manual_seed(0)
+    settings = ContinuousSettings(density="gibbs", basis=32, samples=64, widths=(0.03,))
+    layer = InfiniteFormerLayer(64, 2, 64, 0, ContinuousLongTermMemory.build(settings, 64, 2, 0))
+    hidden, memory = 2 * torch.randn(1, 8, 64), layer.long_term_memory
+    state = memory.write(memory.initial_state(1), hidden)
+    report = memory.read(layer.q_proj(hidden), hidden, torch.tensor([8]), state, layer.attention).report
+    written = (torch.arange(8) + 0.5) / 8
+    torch.testing.assert_close(report.density.mean, written.expand(1, 2, 8), rtol=0, atol=1 / 8)
 
 
 def test_basis_values_are_never_denormal():
