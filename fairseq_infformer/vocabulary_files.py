@@ -1,5 +1,6 @@
-"""The files of a vocabulary, by the names they have in data folders, in exported models and in a published GPT-2."""
+"""The files of a vocabulary, by the names they have in data folders, in exported models and in published models."""
 
+import re
 from pathlib import Path
 
 from fairseq.data import Dictionary
@@ -9,14 +10,57 @@ from .errors import InputError, one_line
 DICTIONARY = "dict.txt"
 SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "vocab.json", "merges.txt"
-SPELLINGS = (SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)  # of the dictionary's words; a folder may have some of them
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"  # of Hugging Face
+# Of the dictionary's words; a folder may have some of them.
+SPELLINGS = (SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES, TOKENIZER, TOKENIZER_CONFIG)
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between documents
 
 
+class TokenizerDictionary(Dictionary):
+    """A tokenizer's tokens at its own ids, and fairseq's four special words after them, at ids that no text has.
+
+    fairseq's own dictionaries begin with these words, and the rows of a pretrained model would have to move. The file
+    is a line ``#tokenizer`` and a line per token, in which white space is escaped. It has no counts, without which
+    fairseq itself does not read it, and so never reads it with other ids.
+
+    Args:
+        tokens: in the order of their ids.
+    """
+
+    HEAD = "#tokenizer"
+
+    def __init__(self, tokens: list[str]) -> None:
+        super().__init__()
+        self.num_tokens = len(tokens)
+        self.symbols = [*tokens, *self.symbols]
+        self.count = [1] * len(self.symbols)
+        # A token that is spelled like a special word goes before it, as any other would.
+        self.indices = {symbol: number for number, symbol in reversed(list(enumerate(self.symbols)))}
+        self.bos_index, self.pad_index, self.eos_index, self.unk_index = range(len(tokens), len(self.symbols))
+
+    @classmethod
+    def spelled(cls, tokens: list[str]) -> "TokenizerDictionary":
+        """The dictionary of tokens as the tokenizer has them."""
+        return cls([re.sub(r"\s", lambda sign: f"\\u{ord(sign[0]):04x}", token) for token in tokens])
+
+    @classmethod
+    def read(cls, file: Path) -> "TokenizerDictionary":
+        """The dictionary that ``save`` has written."""
+        return cls(file.read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:])
+
+    def save(self, file: str) -> None:
+        """Write dict.txt."""
+        lines = [self.HEAD, *self.symbols[: self.num_tokens]]
+        Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def load_dictionary(file: Path) -> Dictionary:
-    """A fairseq dictionary from its file; InputError if it is not one, or has no words."""
+    """The dictionary in a file, fairseq's or a tokenizer's; InputError if it is neither, or has no words."""
     try:
+        with file.open(encoding="utf-8") as lines:
+            if lines.readline().rstrip("\n") == TokenizerDictionary.HEAD:
+                return TokenizerDictionary.read(file)
         dictionary = Dictionary.load(str(file))
     except Exception as error:
         raise InputError(

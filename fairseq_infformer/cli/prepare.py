@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from fairseq.binarizer import Binarizer, VocabularyDatasetBinarizer
+from fairseq.data import Dictionary
 from tqdm import tqdm
 
-from fairseq_infformer.data import corpus, gpt2_tokens, vocabulary
+from fairseq_infformer.data import corpus, gpt2_tokens, tokenizer_text, vocabulary
 from fairseq_infformer.data.data_folder import STATS, refuse_colon
 from fairseq_infformer.errors import InputError, install_one_line_messages, option
 from fairseq_infformer.files import AtomicFolder, sha256
@@ -21,24 +22,32 @@ from fairseq_infformer.vocabulary_files import (
     GPT2_VOCABULARY,
     SENTENCEPIECE,
     SPELLINGS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TokenizerDictionary,
     load_dictionary,
 )
 
 STAGES = ("text", "vocabulary", "data")
-LEVELS = ("word", "sentencepiece", "gpt2")
+LEVELS = ("word", "sentencepiece", "tokenizer", "gpt2")
 # The options that do not apply to each level.
 NOT_APPLICABLE = {
-    "word": ("model_type", "sentencepiece_model", "gpt2"),
-    "sentencepiece": ("gpt2",),
-    "gpt2": ("model_type", "sentencepiece_model", "vocab_size", "dict"),
+    "word": ("model_type", "sentencepiece_model", "tokenizer", "gpt2"),
+    "sentencepiece": ("tokenizer", "gpt2"),
+    "tokenizer": ("model_type", "sentencepiece_model", "vocab_size", "dict", "gpt2"),
+    "gpt2": ("model_type", "sentencepiece_model", "vocab_size", "dict", "tokenizer"),
 }
 LAYOUT = """
 DEST becomes the data folder of fairseq-train:
   dict.txt                  fairseq's dictionary
-  {train,valid,test}.bin    tokens; every line, even a blank one, ends with </s>, with --level gpt2 with a line end
-  {train,valid,test}.idx    the position and number of tokens of each line
+  {train,valid,test}.bin    tokens; every line, even a blank one, ends with </s>, with --level tokenizer and gpt2 with a
+                            line end
+  {train,valid,test}.idx    the position and number of tokens of each line; with --level tokenizer of each document, or
+                            of its parts of a million characters, which the tokenizer gets as a whole
   {split}.documents.npy     token offsets (int64) at which documents start, the first of them 0
   sentencepiece.model       with --level sentencepiece; its ids are those of dict.txt
+  tokenizer.json            with --level tokenizer; dict.txt has its tokens in the order of its ids, which are those in
+                            the .bin. Beside it tokenizer_config.json, if DIR has it
   vocab.json, merges.txt    with --level gpt2; dict.txt has GPT-2's tokens in their order
   stats.json                counts of each split: lines; words, separated by spaces and counting each line end as one,
                             so that exp(total loss / words) is the perplexity per word at every level; bytes of
@@ -66,6 +75,7 @@ examples:
   prepare.sh --raw wikitext-103 --dest data/wt103 --level word --documents wikitext
   prepare.sh --raw books --dest data/books --level sentencepiece --vocab-size 8000 --documents file
   prepare.sh --raw mine --dest data/mine --level word --dict data/wt103/dict.txt
+  prepare.sh --raw books --dest data/books-smollm2 --level tokenizer --tokenizer SmolLM2-135M --documents file
   prepare.sh --raw wikitext-103-raw --dest data/wt103-gpt2 --level gpt2 --gpt2 gpt2
 """
 
@@ -81,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--level",
         required=True,
         choices=LEVELS,
-        help="what a token is: a word, a piece of sentencepiece, or one of GPT-2",
+        help="what a token is: a word, a piece of sentencepiece, one of a Hugging Face tokenizer, or one of GPT-2",
     )
     parser.add_argument(
         "--vocab-size",
@@ -101,9 +111,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--sentencepiece-model", type=Path, metavar="FILE", help="use this model instead of training one"
     )
     parser.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="folder of a Hugging Face tokenizer or model, with tokenizer.json"
+    )
+    parser.add_argument(
         "--gpt2", type=Path, metavar="DIR", help="GPT-2 as Hugging Face publishes it, with vocab.json and merges.txt"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes to binarise with (default: 1)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes (with --level tokenizer: threads) to binarise with (default: 1)",
+    )
     parser.add_argument("--stage", type=int, default=1, metavar="A", help="first stage to run (default: 1)")
     parser.add_argument(
         "--stop-stage", type=int, default=len(STAGES), metavar="B", help="last stage to run (default: 3)"
@@ -132,8 +151,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     given = [name for name in ("dict", "sentencepiece_model") if getattr(args, name) is not None]
     if new and given:
         raise InputError(f"{option(new[0])} cannot be combined with {option(given[0])}; leave one of them out")
-    if args.level == "gpt2" and not args.gpt2:
-        raise InputError("--level gpt2 needs --gpt2; give the folder of the GPT-2 whose tokens to use")
+    if args.level in ("tokenizer", "gpt2") and not getattr(args, args.level):
+        raise InputError(f"--level {args.level} needs --{args.level}; give the folder of the model whose tokens to use")
     if args.level != "sentencepiece":
         return args
     if args.dict and not args.sentencepiece_model:
@@ -179,6 +198,8 @@ def check_given(args: argparse.Namespace) -> None:
     dictionary = args.dict and load_dictionary(args.dict)
     if dictionary and args.dict.read_text(encoding="utf-8").startswith(corpus.BYTE_ORDER_MARK):
         raise InputError(f"--dict {args.dict} starts with a byte order mark, which is never in a text; remove it")
+    if isinstance(dictionary, TokenizerDictionary):
+        raise InputError(f"--dict {args.dict} has a tokenizer's tokens; give --level tokenizer --tokenizer instead")
     processor = args.sentencepiece_model and vocabulary.load_sentencepiece(args.sentencepiece_model)
     if processor:
         vocabulary.check_reserved(processor)
@@ -188,6 +209,8 @@ def check_given(args: argparse.Namespace) -> None:
         )
     if args.gpt2:
         gpt2_tokens.load_encoder(args.gpt2)
+    if args.tokenizer:
+        tokenizer_text.load(args.tokenizer)
 
 
 def write_text(folder: Path, splits: dict[str, list[Path]], args: argparse.Namespace) -> None:
@@ -203,8 +226,13 @@ def write_text(folder: Path, splits: dict[str, list[Path]], args: argparse.Names
 
 
 def write_vocabulary(folder: Path, text: Path, args: argparse.Namespace) -> None:
-    """Stage 2: the dictionary, and the sentencepiece model or GPT-2's files that go with it."""
+    """Stage 2: the dictionary, and the sentencepiece model or the files of a tokenizer that go with it."""
     model, dictionary = folder / SENTENCEPIECE, folder / DICTIONARY
+    if args.level == "tokenizer":
+        for file in tokenizer_files(args.tokenizer):
+            shutil.copyfile(file, folder / file.name)
+        TokenizerDictionary.spelled(tokenizer_text.tokens(tokenizer_text.load(folder))).save(str(dictionary))
+        return
     if args.level == "gpt2":
         for name in (GPT2_VOCABULARY, GPT2_MERGES):
             shutil.copyfile(args.gpt2 / name, folder / name)
@@ -222,28 +250,33 @@ def write_vocabulary(folder: Path, text: Path, args: argparse.Namespace) -> None
         vocabulary.word_dictionary(text / "train.txt", args.vocab_size, args.workers).save(str(dictionary))
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face tokenizer that a data folder keeps, so that an exported model can have them."""
+    return [folder / name for name in (TOKENIZER, TOKENIZER_CONFIG) if (folder / name).is_file()]
+
+
 def write_data(folder: Path, text: Path, vocab: Path, made_from: dict[str, Any], args: argparse.Namespace) -> None:
     """Stage 3: binarised splits, document offsets and stats.json."""
     for name in (DICTIONARY, *SPELLINGS):
         if (vocab / name).exists():
             shutil.copyfile(vocab / name, folder / name)
     dictionary = load_dictionary(folder / DICTIONARY)
-    binarizer: Binarizer = VocabularyDatasetBinarizer(dictionary)
-    if args.level == "sentencepiece":
-        processor = vocabulary.load_sentencepiece(folder / SENTENCEPIECE)
-        binarizer = vocabulary.SentencePieceBinarizer(processor, dictionary)
-    elif args.level == "gpt2":
-        binarizer = gpt2_tokens.Gpt2Binarizer(folder, dictionary)
-
     splits = {}
     for split, counts in json.loads((text / "counts.json").read_text()).items():
-        sizes, unknown = vocabulary.binarize(
-            text / f"{split}.txt", folder / split, binarizer, len(dictionary), args.workers, counts["lines"]
-        )
         starts = np.load(text / f"{split}.starts.npy")
-        # The offset of a line is the number of tokens in the lines before it.
-        np.save(folder / f"{split}.documents.npy", (np.cumsum(sizes) - sizes)[starts])
-        splits[split] = {"documents": len(starts), **counts, "tokens": int(sizes.sum()), "unknown": unknown}
+        source, prefix = text / f"{split}.txt", folder / split
+        if args.level == "tokenizer":
+            tokenizer = tokenizer_text.load(folder)
+            documents, tokens, unknown = tokenizer_text.binarize(source, starts, prefix, tokenizer, args.workers)
+        else:
+            binarizer = line_binarizer(args.level, folder, dictionary)
+            sizes, unknown = vocabulary.binarize(
+                source, prefix, binarizer, len(dictionary), args.workers, counts["lines"]
+            )
+            # The offset of a line is the number of tokens in the lines before it.
+            documents, tokens = (np.cumsum(sizes) - sizes)[starts], int(sizes.sum())
+        np.save(folder / f"{split}.documents.npy", documents)
+        splits[split] = {"documents": len(documents), **counts, "tokens": tokens, "unknown": unknown}
         print(f"{split}: " + ", ".join(f"{number:,} {name}" for name, number in splits[split].items()), flush=True)
 
     stats = {
@@ -259,6 +292,15 @@ def write_data(folder: Path, text: Path, vocab: Path, made_from: dict[str, Any],
     }
     notes = json.dumps(stats, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / STATS).write_text(notes + "\n", encoding="utf-8")
+
+
+def line_binarizer(level: str, folder: Path, dictionary: Dictionary) -> Binarizer:
+    """What encodes a line at a level, with the vocabulary in a folder."""
+    if level == "sentencepiece":
+        return vocabulary.SentencePieceBinarizer(vocabulary.load_sentencepiece(folder / SENTENCEPIECE), dictionary)
+    if level == "gpt2":
+        return gpt2_tokens.Gpt2Binarizer(folder, dictionary)
+    return VocabularyDatasetBinarizer(dictionary)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -279,6 +321,7 @@ def run(args: argparse.Namespace) -> None:
         "model_type": args.model_type,
         "dict": args.dict and sha256(args.dict),
         "sentencepiece_model": args.sentencepiece_model and sha256(args.sentencepiece_model),
+        "tokenizer": args.tokenizer and {file.name: sha256(file) for file in tokenizer_files(args.tokenizer)},
         "gpt2": args.gpt2 and [sha256(args.gpt2 / name) for name in (GPT2_VOCABULARY, GPT2_MERGES)],
     }
     if is_done(dest, made_from, args.overwrite):
@@ -324,7 +367,7 @@ def run_stages(
             write_text(folder, splits, args)
     text = atomic.require("text", text_from)
     if 2 in stages:
-        given = args.dict or args.sentencepiece_model or args.gpt2
+        given = args.dict or args.sentencepiece_model or args.tokenizer or args.gpt2
         print(f"vocabulary: {'given' if given else 'made from train'}", flush=True)
         with atomic.stage("vocabulary", made_from) as folder:
             write_vocabulary(folder, text, args)

@@ -22,6 +22,7 @@ from torch import IntTensor
 from tqdm import tqdm
 
 from fairseq_infformer.errors import InputError, one_line
+from fairseq_infformer.vocabulary_files import TokenizerDictionary
 
 # Words that fairseq's dictionary reserves. <unk> is not among them: in a text it means what it means to fairseq.
 RESERVED = frozenset({"<s>", "<pad>", "</s>"})
@@ -145,6 +146,8 @@ def check_pieces(
 
 def count_types(dictionary: Dictionary) -> int:
     """Entries that a text can have: all but ``<s>``, ``<pad>`` and those that pad the size to a multiple of 8."""
+    if isinstance(dictionary, TokenizerDictionary):
+        return dictionary.num_tokens
     padding = sum(
         symbol.startswith("madeupword") and count == 0
         for symbol, count in zip(dictionary.symbols, dictionary.count, strict=True)
