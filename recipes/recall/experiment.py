@@ -40,13 +40,14 @@ class RecallSize(Size):
 SIZES = {
     # Minutes on two cores.
     "tiny": RecallSize(
-        layers=2, segment=16, recent=4, reaches={24: 32000, 48: 16000, 96: 20000}, batch=128, streams=60,
+        layers=2, segment=16, recent=4, reaches={24: 32000, 48: 32000, 96: 20000}, batch=32, streams=60,
         facts="--facts 4 --values 4 --nearest 5",
         evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60",
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
-        "--position-encoding alibi --ltm-basis 128 --ltm-samples 256 --ltm-widths 0.01 --compressive-length 16",
-        training="--lr 3e-3", updates=1500, warmup=100,
-        memories=("none", "continuous")),
+        "--decoder-attention-heads 8 --position-encoding alibi "
+        "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.03 --compressive-length 16",
+        training="--lr 1e-3 --clip-norm 1", updates=9600, warmup=800,
+        memories=("none-bptt8", "gibbs-bptt8")),
     # Hours there.
     "small": RecallSize(
         layers=3, segment=64, recent=16, reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500}, batch=64, streams=24,
@@ -55,7 +56,7 @@ SIZES = {
         dictionary="--vocab-size 2000",
         model="--arch infinite_former_lm_tiny --decoder-attention-heads 8 --position-encoding rope "
         "--ltm-basis 512 --ltm-samples 1024 --ltm-widths 0.0025 --compressive-length 128",
-        training="--lr 2e-3", updates=2400, warmup=200),
+        training="--lr 2e-3 --clip-norm 0.25", updates=2400, warmup=200),
     # For GPUs.
     "large": RecallSize(
         layers=6, segment=512, recent=128, reaches={128: 80000, 512: 40000, 2048: 20000, 8192: 40000},
@@ -65,7 +66,7 @@ SIZES = {
         dictionary="--vocab-size 30000",
         model="--arch infinite_former_lm --position-encoding alibi --ltm-basis 1024 --ltm-samples 2048 "
         "--ltm-widths 0.002,0.01",
-        training="--lr 5e-4", updates=25000, warmup=1000),
+        training="--lr 5e-4 --clip-norm 0.25", updates=25000, warmup=1000),
 }
 # fmt: on
 
@@ -144,7 +145,7 @@ class Recall(Experiment):
             f"--score answers --tokens-per-sample {size.segment} --stm-length {size.recent} "
             f"--document-boundaries reset --batch-size {size.batch // self.nproc} "
             f"{size.model} --decoder-layers {size.layers} {self.memory(memory)} "
-            "--dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.25 "
+            "--dropout 0 --criterion ltm_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' "
             f"--lr-scheduler cosine {size.training} --warmup-updates {size.warmup // segments} "
             f"--max-update {size.updates // segments} --max-epoch {len(size.reaches)} --seed {seed} --num-workers 0 "
             "--disable-validation --save-interval-updates 200 --keep-interval-updates 1"

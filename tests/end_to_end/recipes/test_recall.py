@@ -103,6 +103,41 @@ def test_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_recall_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
+    # A third of the recipe's updates, so that the tests end.
+    options = ["--tiny", "--dir", tmp_path, "--jobs", 2, "--stage", 1, "--splits", "test", "--", "--max-update", 400]
+    run(ROOT / "recipes/recall/run.sh", *options, timeout=1200)
+    found = json.loads((tmp_path / "results.json").read_text())
+    beyond = np.array(found["distances"]) > found["context"]
+    right = {run["memory"]: np.array(run["test"]["right"]) / run["test"]["asked"] for run in found["runs"]}
+    assert found["distances"][list(beyond).index(True)] == 64 and beyond.sum() == 4
+    # Four values: 25 % is chance, and all that is left without a memory; 240 answers at each distance. After as many
+    # updates some seeds have learned to look a key up and have all near answers right, the others have two thirds.
+    assert right["none-bptt8"][beyond].mean() < 0.32
+    assert right["gibbs-bptt8"][beyond][0] > 0.5 and right["gibbs-bptt8"][0] > right["none-bptt8"][0]
+    assert (tmp_path / "by-distance.png").is_file()
+
+
+def test_summary_refuses_answers_to_other_data(runs, tmp_path):
+    shutil.copytree(runs / "none-seed1", tmp_path / "none-seed1")
+    answers = dict(np.load(runs / "none-seed1/valid.npz"))
+    np.savez(tmp_path / "none-seed1/valid.npz", **answers | {"offset": answers["offset"] + 1})
+    refused = run_forked("recipes.recall.summary", tmp_path, *made_of(runs), check=False)
+    assert refused.returncode == 1
+    assert refused.stdout.splitlines()[-1].endswith("/valid.npz was scored on other data; run stage 4 again")
+
+
+def test_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
+    size = ["--basis", "64", "--samples", "128", "--widths", "0.02", "--documents", "64", "--distances", "16", "768"]
+    monkeypatch.setattr(sys, "argv", ["ceiling.py", *size])
+    ceiling.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    near, far = ({name: float(row[place]) for name, *row in rows} for place in (0, 1))
+    assert near["continuous"] > 80 and near["continuous-fixed"] > 80
+    assert far["continuous"] > far["continuous-fixed"] + 20
+
+
+@pytest.mark.slow
+def test_recall_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
     # A fifth of the recipe's updates, so that the tests end.
     options = ["--tiny", "--dir", tmp_path, "--jobs", 2, "--stage", 1, "--splits", "test", "--", "--max-update", 300]
     run(ROOT / "recipes/recall/run.sh", *options, timeout=1200)
