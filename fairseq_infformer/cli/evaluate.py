@@ -20,7 +20,8 @@ from fairseq_infformer.data.data_folder import data_folders, read_stats
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.files import replacing
 from fairseq_infformer.models import export_format
-from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM, check_dictionary
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
+from fairseq_infformer.models.streaming_lm import check_dictionary
 from fairseq_infformer.plugin import collectives
 from fairseq_infformer.plugin.launch import ALONE, Launch
 from fairseq_infformer.tasks.streaming_language_modeling import (

@@ -19,7 +19,8 @@ from fairseq_infformer.data import vocabulary
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.files import AtomicFolder
 from fairseq_infformer.models import export_format
-from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM, check_dictionary
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
+from fairseq_infformer.models.streaming_lm import check_dictionary
 from fairseq_infformer.vocabulary_files import DICTIONARY, SENTENCEPIECE, SPELLINGS, load_dictionary
 
 OUTPUT = """

@@ -1,18 +1,20 @@
-"""The settings of the ∞-former language model, as fairseq's command line takes them."""
+"""The settings of the language models, as fairseq's command line takes them."""
 
 import typing
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, open_dict
 
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import ACTIVATIONS
-from fairseq_infformer.modules.memories import ABLATIONS, MEMORIES
+from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES, SettingError
 from fairseq_infformer.modules.memories.base import Registered
 
 # The least value of each size; the modules check those of their own settings.
@@ -27,8 +29,97 @@ AT_LEAST = {
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout")
 
 
+# The configurations with options of memories, by the models that they belong to.
+WITH_MEMORY: dict[str, type["MemoryConfig"]] = {}
+
+
 @dataclass
-class InfiniteFormerConfig(FairseqDataclass):
+class MemoryConfig(FairseqDataclass):
+    """What all models with a long-term memory have."""
+
+    long_term_memory: str = field(
+        default="continuous",
+        metadata={
+            "help": "continuous (the ∞-former's), compressive (the Compressive Transformer's), none (a "
+            "Transformer-XL), or one that your plugin registers"
+        },
+    )
+    ltm_layers: str = field(
+        default="all", metadata={"help": "layers with a long-term memory: all, or numbers from 0, e.g. 2,3"}
+    )
+    ltm_ablation: ChoiceEnum(["none", *ABLATIONS]) = field(
+        default="none",
+        metadata={
+            "help": "for evaluation: zero reads nothing from the long-term memory; swap reads the memory of another "
+            "row of the same process's batch"
+        },
+    )
+
+
+Config = TypeVar("Config", bound=MemoryConfig)
+
+
+def with_memory_options(model: str) -> Callable[[type[Config]], type[Config]]:
+    """Class decorator for the configuration of a model: a field for each setting of every memory, now and later."""
+
+    def decorate(config: type[Config]) -> type[Config]:
+        WITH_MEMORY[model] = config
+        for name in MEMORIES:
+            _add_options(config, name)
+        return config
+
+    return decorate
+
+
+def add_memory(name: str) -> None:
+    """Give a memory that is registered after the models its options, and let fairseq know them."""
+    for model, config in WITH_MEMORY.items():
+        _add_options(config, name)
+        node = config()
+        node._name = model
+        ConfigStore.instance().store(name=model, group="model", node=node, provider="fairseq")
+
+
+def _add_options(config: type[MemoryConfig], name: str) -> None:
+    for setting, field_name in options_of(MEMORIES[name]).items():
+        config.__annotations__[field_name] = _type(setting)
+        metadata = {"help": setting.metadata["help"]}
+        setattr(config, field_name, field(default=_as_typed(setting.default), metadata=metadata))
+    # The decorator left defaults where it would look for the fields and their help.
+    for known in fields(config):
+        if known.name in config.__annotations__:
+            setattr(config, known.name, known)
+    for generated in ("__init__", "__repr__", "__eq__", "__match_args__"):
+        delattr(config, generated)
+    dataclass(config)
+
+
+LISTENERS.append(add_memory)
+
+
+def options_of(registered: Registered) -> dict[Field, str]:
+    """The settings of a memory, each with the name of its field in the configurations."""
+    return {setting: f"{registered.prefix}_{setting.name}" for setting in fields(registered.settings)}
+
+
+def _type(setting: Field) -> Any:
+    if "choices" in setting.metadata:
+        return ChoiceEnum(list(setting.metadata["choices"]))
+    return str if _numbers_in(setting) else setting.type
+
+
+def _numbers_in(setting: Field) -> Optional[type]:
+    """float for a tuple of floats, and so on; None for anything else."""
+    return typing.get_args(setting.type)[0] if typing.get_origin(setting.type) is tuple else None
+
+
+def _as_typed(default: Any) -> Any:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else default
+
+
+@with_memory_options("infinite_former_lm")
+@dataclass
+class InfiniteFormerConfig(MemoryConfig):
     decoder_embed_dim: int = field(default=512, metadata={"help": "width of the hidden states"})
     decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the feed-forward networks"})
     decoder_layers: int = field(default=6, metadata={"help": "number of layers"})
@@ -95,49 +186,36 @@ class InfiniteFormerConfig(FairseqDataclass):
             "resume, since a checkpoint has all the weights"
         },
     )
-    long_term_memory: str = field(
-        default="continuous",
-        metadata={
-            "help": "continuous (the ∞-former's), compressive (the Compressive Transformer's), none (a "
-            "Transformer-XL), or one that your plugin registers"
-        },
-    )
-    ltm_layers: str = field(
-        default="all", metadata={"help": "layers with a long-term memory: all, or numbers from 0, e.g. 2,3"}
-    )
-    ltm_ablation: ChoiceEnum(["none", *ABLATIONS]) = field(
-        default="none",
-        metadata={
-            "help": "for evaluation: zero reads nothing from the long-term memory; swap reads the memory of another "
-            "row of the same process's batch"
-        },
-    )
 
 
-# ---- Options of the long-term memories
+# ---- Values of a long-term memory's options
 
 
-def add_options(name: str) -> None:
-    """Give ``InfiniteFormerConfig`` a field for each setting of the memory that is registered under ``name``."""
-    for setting, field_name in options_of(MEMORIES[name]).items():
-        InfiniteFormerConfig.__annotations__[field_name] = _type(setting)
-        metadata = {"help": setting.metadata["help"]}
-        setattr(InfiniteFormerConfig, field_name, field(default=_as_typed(setting.default), metadata=metadata))
-    # The decorator left defaults where it would look for the fields and their help.
-    for known in fields(InfiniteFormerConfig):
-        if known.name in InfiniteFormerConfig.__annotations__:
-            setattr(InfiniteFormerConfig, known.name, known)
-    for generated in ("__init__", "__repr__", "__eq__", "__match_args__"):
-        delattr(InfiniteFormerConfig, generated)
-    dataclass(InfiniteFormerConfig)
+def registered_memory(cfg: MemoryConfig) -> Registered:
+    """The memory that ``cfg`` names; InputError if there is none of this name."""
+    if (name := str(cfg.long_term_memory)) not in MEMORIES:
+        raise InputError(f"--long-term-memory must be one of none, {', '.join(MEMORIES)}, got {name!r}")
+    return MEMORIES[name]
 
 
-def options_of(registered: Registered) -> dict[Field, str]:
-    """The settings of a memory, each with the name of its field in ``InfiniteFormerConfig``."""
-    return {setting: f"{registered.prefix}_{setting.name}" for setting in fields(registered.settings)}
+def layers_with_memory(cfg: MemoryConfig, num_layers: int) -> list[int]:
+    """The numbers of the layers with a memory; InputError if the model does not have one of them."""
+    if str(cfg.long_term_memory) == "none":
+        return []
+    if cfg.ltm_layers == "all":
+        return list(range(num_layers))
+    chosen = sorted(set(numbers(cfg.ltm_layers, int, "--ltm-layers")))
+    if not set(chosen) <= set(range(num_layers)):
+        raise InputError(f"--ltm-layers must lie in 0..{num_layers - 1}, got {cfg.ltm_layers}")
+    return chosen
 
 
-def memory_settings(cfg: InfiniteFormerConfig, registered: Registered) -> Any:
+def named_as_typed(error: SettingError, registered: Registered) -> InputError:
+    """A wrong setting of a memory, by the name of its option."""
+    return InputError(f"{option(f'{registered.prefix}_{error.setting}')} {error.problem}")
+
+
+def memory_settings(cfg: MemoryConfig, registered: Registered) -> Any:
     """The settings of a memory from those of the model; InputError names an option that cannot be read."""
     values = {}
     for setting, field_name in options_of(registered).items():
@@ -148,27 +226,12 @@ def memory_settings(cfg: InfiniteFormerConfig, registered: Registered) -> Any:
     return registered.settings(**values)
 
 
-def _type(setting: Field) -> Any:
-    if "choices" in setting.metadata:
-        return ChoiceEnum(list(setting.metadata["choices"]))
-    return str if _numbers_in(setting) else setting.type
-
-
-def _numbers_in(setting: Field) -> Optional[type]:
-    """float for a tuple of floats, and so on; None for anything else."""
-    return typing.get_args(setting.type)[0] if typing.get_origin(setting.type) is tuple else None
-
-
-def _as_typed(default: Any) -> Any:
-    return ",".join(map(str, default)) if isinstance(default, tuple) else default
-
-
 # ---- Values
 
 
-def with_defaults(cfg: Any) -> Any:
+def with_defaults(cfg: Any, config_type: type[MemoryConfig]) -> Any:
     """The settings of a named architecture, with the defaults of those that a checkpoint was saved without."""
-    missing = {known.name: known.default for known in fields(InfiniteFormerConfig) if known.name not in cfg}
+    missing = {known.name: known.default for known in fields(config_type) if known.name not in cfg}
     with open_dict(cfg) if OmegaConf.is_config(cfg) else nullcontext():
         for name, default in missing.items():
             setattr(cfg, name, default)
@@ -183,14 +246,19 @@ def numbers(text: str, number_type: type, option_name: str) -> list:
         raise InputError(f"{option_name} must be numbers separated by commas, got {text!r}") from None
 
 
+def check_types(cfg: MemoryConfig, config_type: type[MemoryConfig]) -> None:
+    """InputError names a setting with a value that no option would take, as --model-overrides may give."""
+    for known in fields(config_type):
+        if not takes(known.type, value := getattr(cfg, known.name)):
+            raise InputError(f"{option(known.name)} must be {described(known.type)}, got {plain(value)!r}")
+
+
 def check_settings(cfg: InfiniteFormerConfig) -> None:
     """InputError names a setting with a wrong value, or two that do not go together.
 
     The values of a memory's settings are checked when it is built.
     """
-    for known in fields(InfiniteFormerConfig):  # --model-overrides may give values that no option would take
-        if not takes(known.type, value := getattr(cfg, known.name)):
-            raise InputError(f"{option(known.name)} must be {described(known.type)}, got {plain(value)!r}")
+    check_types(cfg, InfiniteFormerConfig)
     for name, least in AT_LEAST.items():
         if (value := getattr(cfg, name)) < least:
             raise InputError(f"{option(name)} must be {least} or more, got {value}")
@@ -236,7 +304,3 @@ def described(value_type: Any) -> str:
 def plain(value: Any) -> Any:
     """A choice as its text, anything else unchanged."""
     return value.value if isinstance(value, Enum) else value
-
-
-for _name in MEMORIES:
-    add_options(_name)

@@ -5,30 +5,36 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data import Dictionary
-from fairseq.models import FairseqLanguageModel, register_model
-from hydra.core.config_store import ConfigStore
-from torch import Tensor
+from fairseq.models import register_model
 
-from fairseq_infformer.errors import InputError, one_line, option
+from fairseq_infformer.errors import InputError, one_line
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
-from fairseq_infformer.modules.memories import LISTENERS, MEMORIES, LongTermMemory, SettingError, ablate
+from fairseq_infformer.modules.memories import LongTermMemory, SettingError, ablate
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
 
 from . import export_format, gpt2
-from .configuration import InfiniteFormerConfig, add_options, check_settings, memory_settings, numbers, with_defaults
-from .decoder import InfiniteFormerDecoder, dictionary_checksum
-from .memory_format import MEMORY_FORMAT
+from .configuration import (
+    InfiniteFormerConfig,
+    check_settings,
+    layers_with_memory,
+    memory_settings,
+    named_as_typed,
+    registered_memory,
+    with_defaults,
+)
+from .decoder import InfiniteFormerDecoder
+from .streaming_lm import StreamingLanguageModel
 from .vocabulary_layers import input_embedding
 
 
 @register_model("infinite_former_lm", dataclass=InfiniteFormerConfig)
-class InfiniteFormerLM(FairseqLanguageModel):
+class InfiniteFormerLM(StreamingLanguageModel):
     """∞-former language model; by ``--long-term-memory``, also a Compressive Transformer or a Transformer-XL."""
 
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
         """Build the model for ``task.source_dictionary``; InputError names a wrong setting."""
-        model = cls.build(with_defaults(cfg), task.source_dictionary)
+        model = cls.build(with_defaults(cfg, InfiniteFormerConfig), task.source_dictionary)
         model.decoder.check_length(getattr(task.cfg, "tokens_per_sample", 0))  # fairseq's own tasks may lack it
         return model
 
@@ -77,43 +83,11 @@ class InfiniteFormerLM(FairseqLanguageModel):
         if self.decoder.cfg.gpt2 is not None:
             gpt2.load(Path(self.decoder.cfg.gpt2), self.decoder)
 
-    memory_format = MEMORY_FORMAT
-
-    def memory_state(self) -> dict[str, Tensor]:
-        """The memory of training after its last segment, see ``InfiniteFormerDecoder.memory_state``."""
-        return self.decoder.memory_state()
-
-    def load_memory_state(self, memory: dict[str, Tensor], number: int = MEMORY_FORMAT) -> None:
-        """Let training continue from what ``memory_state`` returned, in the format of this number."""
-        self.decoder.load_memory_state(memory, number)
-
-    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        check_dictionary(state_dict, self.decoder.dictionary)
-        try:
-            return super().load_state_dict(state_dict, strict, model_cfg, args)
-        except ValueError as error:  # the basis differs
-            raise InputError(str(error)) from error
-        except Exception as error:  # PyTorch lists the differences line by line
-            reason = textwrap.shorten(str(error).split("\n", 1)[-1], 160, placeholder=" …")
-            raise InputError(
-                f"the checkpoint belongs to another model ({reason}); give the --arch and sizes it was trained with"
-            ) from error
-
-
-def check_dictionary(state_dict: dict[str, Tensor], dictionary: Dictionary) -> None:
-    """InputError if a model's state was trained with another dictionary."""
-    saved = state_dict.get("decoder.dictionary_checksum")
-    if saved is not None and int(saved) != dictionary_checksum(dictionary):
-        raise InputError(
-            f"the data's dict.txt ({len(dictionary)} types) is not the one that the checkpoint was trained with; "
-            "prepare the data with the dictionary of the training data (prepare.sh --dict)"
-        )
-
 
 def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> InfiniteFormerDecoder:
     """The decoder that ``cfg`` describes."""
     embed_tokens = input_embedding(cfg, dictionary)
-    with_memory = _layers_with_memory(cfg)
+    with_memory = layers_with_memory(cfg, cfg.decoder_layers)
     layers = [build_layer(cfg, number, number in with_memory) for number in range(cfg.decoder_layers)]
     return InfiniteFormerDecoder(cfg, dictionary, embed_tokens, layers)
 
@@ -139,39 +113,14 @@ def build_layer(cfg: InfiniteFormerConfig, number: int, with_memory: bool) -> In
     )
 
 
-def _layers_with_memory(cfg: InfiniteFormerConfig) -> set[int]:
-    if str(cfg.long_term_memory) == "none":
-        return set()
-    if cfg.ltm_layers == "all":
-        return set(range(cfg.decoder_layers))
-    chosen = set(numbers(cfg.ltm_layers, int, "--ltm-layers"))
-    if not chosen <= set(range(cfg.decoder_layers)):
-        raise InputError(f"--ltm-layers must lie in 0..{cfg.decoder_layers - 1}, got {cfg.ltm_layers}")
-    return chosen
-
-
 def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMemory:
     """The long-term memory of the layer of this number, from 0; InputError names a wrong setting."""
-    name = str(cfg.long_term_memory)
-    if name not in MEMORIES:
-        raise InputError(f"--long-term-memory must be one of none, {', '.join(MEMORIES)}, got {name!r}")
-    registered = MEMORIES[name]
+    registered = registered_memory(cfg)
     settings = memory_settings(cfg, registered)
     try:
         memory = registered.memory.build(settings, cfg.decoder_embed_dim, cfg.decoder_attention_heads, layer)
     except SettingError as error:
-        raise InputError(f"{option(f'{registered.prefix}_{error.setting}')} {error.problem}") from error
+        raise named_as_typed(error, registered) from error
     if (ablation := str(cfg.ltm_ablation)) != "none":
         ablate(memory, ablation)
     return memory
-
-
-def _add_memory(name: str) -> None:
-    """Give a memory that is registered after the model its options, and let fairseq know them."""
-    add_options(name)
-    node = InfiniteFormerConfig()
-    node._name = "infinite_former_lm"
-    ConfigStore.instance().store(name="infinite_former_lm", group="model", node=node, provider="fairseq")
-
-
-LISTENERS.append(_add_memory)

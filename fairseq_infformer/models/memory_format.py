@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules.layers import LayerState
 from fairseq_infformer.modules.state import named_tensors, with_tensors
 
 MEMORY_FORMAT = 1
@@ -25,7 +25,7 @@ PARTS_OF_FORMAT_0 = {
 NOT_IN_FORMAT_0 = ("memory.waiting.hidden", "memory.waiting.lengths")
 
 
-def tensors_of(states: Sequence[LayerState]) -> dict[str, Tensor]:
+def tensors_of(states: Sequence[NamedTuple]) -> dict[str, Tensor]:
     """The memory of all layers; the first axis of each tensor is the rows of the batch."""
     return {
         f"layers.{number}.{name}": tensor
@@ -35,8 +35,8 @@ def tensors_of(states: Sequence[LayerState]) -> dict[str, Tensor]:
 
 
 def states_from(
-    tensors: dict[str, Tensor], number: int, like: Sequence[LayerState], empty: Sequence[LayerState]
-) -> tuple[LayerState, ...]:
+    tensors: dict[str, Tensor], number: int, like: Sequence[NamedTuple], empty: Sequence[NamedTuple]
+) -> tuple[NamedTuple, ...]:
     """The memory of all layers from what ``tensors_of`` returned; InputError if a different model wrote it.
 
     Args:

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple, Optional
 
-from fairseq_infformer.modules.layers import LayerState
-
 
 class StreamMemory(NamedTuple):
     """The memory of all layers after one segment, and before the update of the weights that the segment belongs to.
@@ -13,13 +11,13 @@ class StreamMemory(NamedTuple):
     """
 
     segment: Optional[int]  # number of the last segment; None if it was read before this run was resumed
-    after: tuple[LayerState, ...]
+    after: tuple[NamedTuple, ...]
     first: Optional[int] = None  # number of the update's first segment
-    before: Optional[tuple[LayerState, ...]] = None  # the memory before that segment
+    before: Optional[tuple[NamedTuple, ...]] = None  # the memory before that segment
     update: Optional[int] = None  # number of the update; None: every segment is an update
     last: Optional[int] = None  # number of the update's last segment, known once the update is run again
 
-    def start_of(self, segment: int) -> Optional[tuple[LayerState, ...]]:
+    def start_of(self, segment: int) -> Optional[tuple[NamedTuple, ...]]:
         """The memory with which a segment starts; None if segments before it were not read."""
         if self.segment is None or segment == self.segment + 1:
             return self.after
@@ -29,8 +27,8 @@ class StreamMemory(NamedTuple):
 def next_memory(
     memory: Optional[StreamMemory],
     segment: int,
-    before: tuple[LayerState, ...],
-    after: tuple[LayerState, ...],
+    before: tuple[NamedTuple, ...],
+    after: tuple[NamedTuple, ...],
     update: Optional[int],
 ) -> StreamMemory:
     """The memory after a segment of the update was read, from ``memory``, with which the segment started."""

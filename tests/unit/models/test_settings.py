@@ -38,7 +38,7 @@ def test_defaults_of_modules_are_those_of_the_options(name, modules):
     in_python = {"basis": parameters_of(GaussianBasis)["num_basis"]} if name == "continuous" else {}
     for module in modules:
         given = {key: value for key, value in parameters_of(module).items() if value is not inspect.Parameter.empty}
-        in_python |= {key: value for key, value in given.items() if key not in ("num_basis", "seed")}
+        in_python |= {key: value for key, value in given.items() if key not in ("num_basis", "head_dim", "seed")}
     assert in_python == {setting.name: setting.default for setting in fields(MEMORIES[name].settings)}
 
 
