@@ -2,10 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fairseq.data import Dictionary
 
 from .errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 DICTIONARY = "dict.txt"
 SENTENCEPIECE = "sentencepiece.model"
@@ -40,8 +44,10 @@ class TokenizerDictionary(Dictionary):
         self.bos_index, self.pad_index, self.eos_index, self.unk_index = range(len(tokens), len(self.symbols))
 
     @classmethod
-    def spelled(cls, tokens: list[str]) -> "TokenizerDictionary":
-        """The dictionary of tokens as the tokenizer has them."""
+    def of(cls, tokenizer: "Tokenizer") -> "TokenizerDictionary":
+        """The dictionary of a tokenizer of the library ``tokenizers``; an id without a token gets a name."""
+        ids = {number: token for token, number in tokenizer.get_vocab(with_added_tokens=True).items()}
+        tokens = [ids.get(number, f"<unused-id-{number}>") for number in range(max(ids) + 1)]
         return cls([re.sub(r"\s", lambda sign: f"\\u{ord(sign[0]):04x}", token) for token in tokens])
 
     @classmethod
@@ -76,3 +82,23 @@ def gpt2_file(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise InputError(f"--gpt2 {folder} has no {name}; give the folder of a GPT-2 as Hugging Face publishes it")
     return folder / name
+
+
+def load_tokenizer(folder: Path, name: str) -> "Tokenizer":
+    """The tokenizer of a folder of Hugging Face's.
+
+    Raises:
+        InputError: if there is none, or the library that reads it is not installed; ``name`` is the option, and what
+            was given for it.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        raise InputError(f"{name} needs tokenizers, which is not installed; run: pip install '.[hf]'") from error
+    file = folder / TOKENIZER
+    if not file.is_file():
+        raise InputError(f"{name} has no {TOKENIZER}; save the tokenizer there with transformers' save_pretrained")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # of the library, which has no class of its own for them
+        raise InputError(f"{file} cannot be read as a tokenizer ({one_line(error)}); download it again") from error

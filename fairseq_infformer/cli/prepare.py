@@ -26,6 +26,7 @@ from fairseq_infformer.vocabulary_files import (
     TOKENIZER_CONFIG,
     TokenizerDictionary,
     load_dictionary,
+    load_tokenizer,
 )
 
 STAGES = ("text", "vocabulary", "data")
@@ -210,7 +211,7 @@ def check_given(args: argparse.Namespace) -> None:
     if args.gpt2:
         gpt2_tokens.load_encoder(args.gpt2)
     if args.tokenizer:
-        tokenizer_text.load(args.tokenizer)
+        load_tokenizer(args.tokenizer, f"--tokenizer {args.tokenizer}")
 
 
 def write_text(folder: Path, splits: dict[str, list[Path]], args: argparse.Namespace) -> None:
@@ -231,7 +232,7 @@ def write_vocabulary(folder: Path, text: Path, args: argparse.Namespace) -> None
     if args.level == "tokenizer":
         for file in tokenizer_files(args.tokenizer):
             shutil.copyfile(file, folder / file.name)
-        TokenizerDictionary.spelled(tokenizer_text.tokens(tokenizer_text.load(folder))).save(str(dictionary))
+        TokenizerDictionary.of(load_tokenizer(folder, str(folder))).save(str(dictionary))
         return
     if args.level == "gpt2":
         for name in (GPT2_VOCABULARY, GPT2_MERGES):
@@ -266,8 +267,9 @@ def write_data(folder: Path, text: Path, vocab: Path, made_from: dict[str, Any],
         starts = np.load(text / f"{split}.starts.npy")
         source, prefix = text / f"{split}.txt", folder / split
         if args.level == "tokenizer":
-            tokenizer = tokenizer_text.load(folder)
-            documents, tokens, unknown = tokenizer_text.binarize(source, starts, prefix, tokenizer, args.workers)
+            documents, tokens, unknown = tokenizer_text.binarize(
+                source, starts, prefix, load_tokenizer(folder, str(folder)), len(dictionary), args.workers
+            )
         else:
             binarizer = line_binarizer(args.level, folder, dictionary)
             sizes, unknown = vocabulary.binarize(

@@ -16,8 +16,7 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, best_fitting_int_dtype
 from tqdm import tqdm
 
-from fairseq_infformer.errors import InputError, one_line
-from fairseq_infformer.vocabulary_files import TOKENIZER
+from fairseq_infformer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,47 +24,23 @@ if TYPE_CHECKING:
 PART = 1 << 20  # characters that are encoded together
 
 
-def load(folder: Path) -> "Tokenizer":
-    """The tokenizer of a folder; InputError if it has none, or the library that reads it is not installed."""
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as error:
-        raise InputError("--level tokenizer needs tokenizers; install it with: pip install '.[hf]'") from error
-    file = folder / TOKENIZER
-    if not file.is_file():
-        raise InputError(
-            f"--tokenizer {folder} has no {TOKENIZER}; save the tokenizer there with transformers' save_pretrained"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # of the library, which has no class of its own for them
-        raise InputError(f"{file} cannot be read as a tokenizer ({one_line(error)}); download it again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def tokens(tokenizer: "Tokenizer") -> list[str]:
-    """All tokens in the order of their ids; an id without one gets a name."""
-    ids = {number: token for token, number in tokenizer.get_vocab(with_added_tokens=True).items()}
-    return [ids.get(number, f"<unused id {number}>") for number in range(max(ids) + 1)]
-
-
 def binarize(
-    text: Path, starts: np.ndarray, prefix: Path, tokenizer: "Tokenizer", workers: int
+    text: Path, starts: np.ndarray, prefix: Path, tokenizer: "Tokenizer", num_types: int, workers: int
 ) -> tuple[np.ndarray, int, int]:
     """Write ``prefix.bin`` and ``prefix.idx`` from a text, which ``workers`` threads encode.
 
     Args:
         text: file of LF-ended lines. starts: numbers of the lines at which documents start, the first of them 0.
+        num_types: of the dictionary.
 
     Returns:
         the token offsets of the documents that have tokens; the numbers of tokens, and of those that are unknown.
     """
     os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the library's threads
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     unknown_id, documents, offset, unknown = _unknown(tokenizer), [], 0, 0
-    size = len(tokens(tokenizer))
-    builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=best_fitting_int_dtype(size))
+    builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=best_fitting_int_dtype(num_types))
     waiting = _parts(text, set(starts.tolist()))
     with tqdm(
         total=text.stat().st_size, desc=f"binarise {prefix.name}", unit="B", unit_scale=True, disable=None

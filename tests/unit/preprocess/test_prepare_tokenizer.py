@@ -1,6 +1,7 @@
 """--level tokenizer: the ids of a Hugging Face tokenizer, and fairseq's special words after them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import small_tokenizer
 from fairseq.data import Dictionary
 from preparing import lines_of, refused, run, stats, write
 from small_tokenizer import END
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models
 
 from fairseq_infformer.data import tokenizer_text
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.vocabulary_files import TokenizerDictionary, load_dictionary
+from fairseq_infformer.vocabulary_files import TokenizerDictionary, load_dictionary, load_tokenizer
 
 BOOKS = {"a": "A title.\n\nThe first line.\nThe second.\n\n\nThe end.\n", "b": "\nAnother book, 日本 😀.\n"}
 
@@ -64,31 +65,31 @@ def test_fairseq_alone_refuses_a_dictionary_whose_ids_it_would_move(data):
 
 def test_dictionary_keeps_tokens_with_white_space_and_names_of_special_words(tmp_path):
     tokens = ["<s>", "<pad>", " ", "\n\n", "a\u2028b", "</s>"]
-    TokenizerDictionary.spelled(tokens).save(str(tmp_path / "dict.txt"))
+    TokenizerDictionary.of(Tokenizer(models.WordLevel(dict(zip(tokens, range(6)))))).save(str(tmp_path / "dict.txt"))
     dictionary = load_dictionary(tmp_path / "dict.txt")
     assert dictionary.symbols[:6] == ["<s>", "<pad>", r"\u0020", r"\u000a\u000a", r"a\u2028b", "</s>"]
     assert dictionary.index("<pad>") == 1 and dictionary.pad() == 7
 
 
-def test_tokens_name_ids_that_no_token_has(tokenizer):
+def test_dictionary_names_ids_that_no_token_has(tokenizer):
     library = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     spelled = json.loads(library.to_str())
     spelled["added_tokens"].append(spelled["added_tokens"][0] | {"id": library.get_vocab_size() + 2, "content": "<x>"})
     spelled["model"]["vocab"]["<x>"] = library.get_vocab_size() + 2
-    assert tokenizer_text.tokens(Tokenizer.from_str(json.dumps(spelled)))[-3:] == [
-        f"<unused id {library.get_vocab_size()}>",
-        f"<unused id {library.get_vocab_size() + 1}>",
+    assert TokenizerDictionary.of(Tokenizer.from_str(json.dumps(spelled))).symbols[-7:-4] == [
+        f"<unused-id-{library.get_vocab_size()}>",
+        f"<unused-id-{library.get_vocab_size() + 1}>",
         "<x>",
     ]
 
 
 def test_binarize_cuts_long_documents_at_line_ends_and_counts_what_is_unknown(data, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_text, "PART", 10)
-    library = tokenizer_text.load(tokenizer)
+    library = load_tokenizer(tokenizer, "")
     library.add_tokens([AddedToken("title")])
     monkeypatch.setattr(tokenizer_text, "_unknown", lambda tokenizer: library.token_to_id("title"))
     text = write(tmp_path, train=BOOKS["a"]) / "train.txt"
-    documents, tokens, unknown = tokenizer_text.binarize(text, np.array([0, 3]), tmp_path / "train", library, 2)
+    documents, tokens, unknown = tokenizer_text.binarize(text, np.array([0, 3]), tmp_path / "train", library, 400, 2)
     parts = lines_of(tmp_path, "train")
     assert [library.decode(part) for part in parts] == [
         "A title.\n\nThe first line.\n",
@@ -111,9 +112,7 @@ def test_tokenizer_level_refuses_what_is_no_tokenizer(data, tmp_path):
     )
 
 
-def test_load_names_the_extra_that_is_missing(tokenizer, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(
-        InputError, match=r"--level tokenizer needs tokenizers; install it with: pip install '\.\[hf\]'"
-    ):
-        tokenizer_text.load(tokenizer)
+def test_load_tokenizer_names_the_extra_that_is_missing(tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(InputError, match=r"--tokenizer x needs tokenizers, .*; run: pip install '\.\[hf\]'"):
+        load_tokenizer(tokenizer, "--tokenizer x")
