@@ -21,6 +21,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from fairseq_infformer.cli import evaluate, export, prepare
 from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
+from fairseq_infformer.models.pretrained_lm import PretrainedConfig
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
@@ -108,6 +109,9 @@ def page() -> str:
         "`--task streaming_language_modeling`": table(declared(StreamingLanguageModelingConfig)),
         "`--arch infinite_former_lm` and the other architectures": table(
             [action for action in model if not own & set(action.option_strings)]
+        ),
+        "`--arch infinite_former_pretrained`": table(
+            [action for action in declared(PretrainedConfig) if not own & set(action.option_strings)]
         ),
         **{
             f"`--long-term-memory {name}`": table([action for action in model if options & set(action.option_strings)])

@@ -20,22 +20,31 @@ from fairseq_infformer.errors import InputError
 from fairseq_infformer.files import AtomicFolder
 from fairseq_infformer.models import export_format
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
-from fairseq_infformer.models.streaming_lm import check_dictionary
+from fairseq_infformer.models.pretrained_lm import PretrainedConfig, PretrainedLM
+from fairseq_infformer.models.streaming_lm import StreamingLanguageModel, check_dictionary
 from fairseq_infformer.vocabulary_files import DICTIONARY, SENTENCEPIECE, SPELLINGS, load_dictionary
 
 OUTPUT = """
-DEST contains
+With --to infformer, for models of this project, DEST contains
   model.safetensors     the weights, in the precision of the checkpoint; tied weights once
   config.json           the model's settings, this project's version, SHA-256 of the other files
   dict.txt              the dictionary of DATA, which must be the one that the model was trained with
   sentencepiece.model   if DATA has it; likewise vocab.json and merges.txt, those of a GPT-2
 
-It appears when everything is written. Read it with
+Read it with
   InfiniteFormerLM.from_pretrained("DEST")     from fairseq_infformer.models.infinite_former_lm
   infformer-eval DATA --path DEST
 
-example:
+With --to hf, for models of --arch infinite_former_pretrained, DEST contains what transformers reads: config.json and
+model.safetensors, in float32, and the tokenizer of DATA. Read it with
+  import fairseq_infformer.pretrained
+  AutoModelForCausalLM.from_pretrained("DEST")
+
+DEST appears when everything is written.
+
+examples:
   infformer-export data/mine --path checkpoints/mine/checkpoint_best.pt --dest mine
+  infformer-export data/mine --path checkpoints/mine/checkpoint_best.pt --to hf --dest mine
 """
 
 
@@ -50,24 +59,39 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, metavar="DATA", help="data folder made by prepare.sh, for its dictionary")
     parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint to export")
     parser.add_argument("--user-dir", metavar="DIR", help="your own plugin, if the model was trained with one")
+    parser.add_argument(
+        "--to", choices=("infformer", "hf"), default="infformer", help="who reads DEST (default: infformer)"
+    )
     parser.add_argument("--ema", action="store_true", help="export the weights that --store-ema averaged in training")
     parser.add_argument("--dest", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     return parser
 
 
-def build(path: str, saved: dict[str, Any], dictionary: Dictionary) -> InfiniteFormerLM:
-    """The model of a checkpoint; InputError if its settings, its weights and the dictionary do not match."""
+def build(path: str, saved: dict[str, Any], dictionary: Dictionary, to: str) -> StreamingLanguageModel:
+    """The model of a checkpoint, for the folder format ``to``.
+
+    Raises:
+        InputError: if its settings, its weights and the dictionary do not match, or the format is not the model's.
+    """
     settings = {name: value for name, value in saved["cfg"]["model"].items() if name != "_name"}
+    arch = saved["cfg"]["model"].get("_name")
     if "long_term_memory" not in settings:
-        arch = saved["cfg"]["model"].get("_name")
         raise InputError(f"{path} was trained with --arch {arch}; give a checkpoint of an infinite_former_lm")
+    if ("base_config" in settings) != (to == "hf"):
+        right = "infformer" if to == "hf" else "hf"
+        raise InputError(f"{path} was trained with --arch {arch}, whose models have no --to {to}; give --to {right}")
     check_dictionary(saved["model"], dictionary)
-    model = InfiniteFormerLM.build(export_format.configuration(InfiniteFormerConfig, settings, path), dictionary)
+    if to == "hf":
+        segment = loading.task_settings(saved["cfg"]["task"], path)["tokens_per_sample"]
+        cfg = export_format.configuration(PretrainedConfig, settings, path)
+        model = PretrainedLM.build(cfg, dictionary, segment)
+    else:
+        model = InfiniteFormerLM.build(export_format.configuration(InfiniteFormerConfig, settings, path), dictionary)
     model.load_state_dict(saved["model"])
     return model
 
 
-def export(data: Path, path: str, dest: Path, average: bool = False) -> str:
+def export(data: Path, path: str, dest: Path, average: bool = False, to: str = "infformer") -> str:
     """Write ``dest`` and return a line that describes it. If anything is wrong, InputError, and nothing is written."""
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise InputError(f"--dest {dest} exists already; give a folder that is new or empty")
@@ -78,19 +102,22 @@ def export(data: Path, path: str, dest: Path, average: bool = False) -> str:
         processor = vocabulary.load_sentencepiece(data / SENTENCEPIECE)
         vocabulary.check_pieces(processor, dictionary, str(data / SENTENCEPIECE), DICTIONARY)
     saved = loading.read(path, average)
-    model = build(path, saved, dictionary)
+    model = build(path, saved, dictionary, to)
     task = loading.task_settings(saved["cfg"]["task"], path)
-    settings = dataclasses.asdict(model.decoder.cfg)
-    del settings["_name"], settings["gpt2"]  # from which these values and the weights once came
-    config = {"version": __version__, "model": settings, "task": task}
 
     atomic = AtomicFolder(dest.resolve(), ("model",))
     with atomic.opened():
         with atomic.stage("model", {}) as folder:
-            for name in (DICTIONARY, *SPELLINGS):
+            for name in SPELLINGS if to == "hf" else (DICTIONARY, *SPELLINGS):
                 if (data / name).is_file():
                     shutil.copyfile(data / name, folder / name)
-            export_format.write(folder, config, model, saved["model"])
+            if to == "hf":
+                model.decoder.model.save_pretrained(folder)
+            else:
+                settings = dataclasses.asdict(model.decoder.cfg)
+                del settings["_name"], settings["gpt2"]  # from which these values and the weights once came
+                config = {"version": __version__, "model": settings, "task": task}
+                export_format.write(folder, config, model, saved["model"])
         atomic.publish()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = (dest / export_format.WEIGHTS).stat().st_size / 1e6
@@ -102,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     loading.import_plugin(args.user_dir)
     try:
-        print(export(args.data, args.path, args.dest, args.ema))
+        print(export(args.data, args.path, args.dest, args.ema, args.to))
     except OSError as error:
         raise InputError(f"{error}; check that --dest can be written") from error
 

@@ -55,6 +55,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} is damaged ({error}); {EXPORT_AGAIN}") from None
+    if isinstance(config, dict) and "model_type" in config:
+        raise InputError(f"{folder} is a model of transformers, as --to hf exports it; give the checkpoint instead")
     number = config.get("format") if isinstance(config, dict) else None
     if number != FORMAT:
         raise InputError(

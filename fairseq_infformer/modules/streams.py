@@ -61,6 +61,7 @@ class StreamState(NamedTuple):
     long_term: Optional[NamedTuple]  # None for a layer without long-term memory
     report: Optional[Report]  # of the last read of ``long_term``
 
+    SAVED_AS = ("sinks", "window", "segment", "memory", "report")
     detach, reorder = detached, reordered
 
     @staticmethod

@@ -100,6 +100,8 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
     yield from _start_mistakes(cfg.checkpoint)
     if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _has_start(cfg.checkpoint):
         yield "--gpt2 is missing; give the folder of the GPT-2 to start from (not needed to resume from a checkpoint)"
+    if cfg.model._name == "infinite_former_pretrained" and cfg.model.pretrained is None:
+        yield "--pretrained is missing; give the folder of the model to start from"
     model_class = MODEL_REGISTRY.get(cfg.model._name)
     if model_class is not None and model_class.__module__.startswith("fairseq."):
         yield (

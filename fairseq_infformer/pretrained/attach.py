@@ -60,7 +60,6 @@ def attach(
         bptt_segments=bptt_segments,
     )
     attached = InfformerForCausalLM(config, model)
-    attached.generation_config = model.generation_config
     try:
         for layer, gated in attached.memories.items():
             gated.start(start, attached.attentions[int(layer)].projections)

@@ -46,7 +46,6 @@ class Passage:
     memories: Mapping[int, GatedMemory]  # by layer
     rotary: Optional[Rotary]  # None if positions are in the hidden states
     after: dict[int, LayerStream] = field(default_factory=dict)  # by layer
-    penalties: list[Tensor] = field(default_factory=list)  # see ``GatedMemory.penalty``
     mask: Optional[Tensor] = None  # (B, T, S) bool: what is ``visible``, the same in all layers
 
 
@@ -90,8 +89,6 @@ class StreamAttention(nn.Module):
         read = Read()
         if gated is not None:
             read = gated.memory.read(query, hidden, piece.lengths, state.long_term, self.projections)
-            if self.training and read.report is not None:
-                passage.penalties.append(gated.penalty(read.report))
         if extra is None and read.extra is not None:
             positions = torch.arange(-read.extra.hidden.shape[1], 0)[None]
             extra = read.extra._replace(hidden=read.extra.hidden.to(hidden.dtype))

@@ -43,7 +43,8 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.gradient_checkpointing = False
         self.base = AutoModelForCausalLM.from_config(config.text_config) if base is None else base
-        config.settle(learned_positions=self._rotary is None)
+        self.generation_config = self.base.generation_config
+        config.settle(learned_positions=self.rotary is None)
         projections = _projections(self.base)
         self.memories = _memories(config, list(projections.values()))
         self._keys_to_ignore_on_save = _second_names(self.memories, "memories.")
@@ -110,7 +111,7 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
             raise InputError(f"attention_mask must be ({rows}, {columns}) or longer, got {tuple(attention_mask.shape)}")
         if not bool(text.any()):
             raise InputError("the input has no text: give input_ids with an attention_mask that is not all zeros")
-        streams = self._empty(rows) if cache is None or cache.streams is None else cache.streams
+        streams = self.empty_streams(rows) if cache is None or cache.streams is None else cache.streams
         if (known := len(streams[0].state.window.lengths)) != rows:
             raise InputError(
                 f"the cache has {known} rows, but the input has {rows}; give it the rows it has read before"
@@ -153,9 +154,21 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         self, streams: tuple[LayerStream, ...], read: tuple[Piece, Tensor]
     ) -> tuple[tuple[LayerStream, ...], tuple[Tensor, Tensor]]:
         """The streams after a piece with these tokens (B, n); its features (B, n, C) and terms of the loss."""
-        piece, tokens = read
+        features, streams = self.read_piece(*read, streams)
+        penalty = features.new_zeros(())
+        if self.training:
+            for layer, gated in self.memories.items():
+                if (report := streams[int(layer)].state.report) is not None:
+                    penalty = penalty + gated.penalty(report)
+        return streams, (features, penalty)
+
+    def read_piece(
+        self, piece: Piece, tokens: Tensor, streams: tuple[LayerStream, ...]
+    ) -> tuple[Tensor, tuple[LayerStream, ...]]:
+        """Features (B, n, C) of a piece with these tokens (B, n), which the output embeddings take, and the streams
+        after it."""
         memories = {int(layer): memory for layer, memory in self.memories.items()}
-        passage = Passage(piece, streams, memories, self._rotary)
+        passage = Passage(piece, streams, memories, self.rotary)
         positions = piece.start[:, None] + torch.arange(tokens.shape[1])
         positions = positions.clamp(max=self.config.segment - 1)  # those of pads may be beyond
         positions = positions + self.config.sinks + self.config.window
@@ -166,10 +179,10 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
             raise InputError(
                 f"{type(self.base).__name__} is not supported: its layers pass nothing on to attention; {SUPPORTED}"
             )
-        after = tuple(passage.after[layer] for layer in range(len(streams)))
-        return after, (features, sum(passage.penalties, start=features.new_zeros(())))
+        return features, tuple(passage.after[layer] for layer in range(len(streams)))
 
-    def _empty(self, batch_size: int) -> tuple[LayerStream, ...]:
+    def empty_streams(self, batch_size: int) -> tuple[LayerStream, ...]:
+        """Those of each layer before any text."""
         like = self.get_input_embeddings().weight
         streams = []
         for layer in range(self.config.text_config.num_hidden_layers):
@@ -188,7 +201,7 @@ class InfformerForCausalLM(PreTrainedModel, GenerationMixin):
         return loss + (penalty - penalty.detach())
 
     @property
-    def _rotary(self) -> Optional[Rotary]:
+    def rotary(self) -> Optional[Rotary]:
         """What gives cosine and sine of positions; None if positions are in the hidden states."""
         return getattr(self.base.base_model, "rotary_emb", None)
 

@@ -1,4 +1,4 @@
-"""Imports run one way: models, pretrained and criterions → modules, tasks → data; modules know torch alone."""
+"""Imports run one way: models → pretrained → modules, criterions → modules, tasks → data; modules know torch alone."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ ALLOWED = {
     "data": FLOOR,
     "criterions": FLOOR | {"modules"},
     "tasks": FLOOR | {"data", "plugin"},
-    "models": FLOOR | {"modules", "plugin"},
+    "models": FLOOR | {"modules", "plugin", "pretrained"},
     "pretrained": FLOOR | {"modules"},
 }
 
