@@ -45,7 +45,7 @@ SIZES = {
         evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60",
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
         "--decoder-attention-heads 8 --position-encoding alibi "
-        "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.03 --compressive-length 16",
+        "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.02 --compressive-length 16",
         training="--lr 1e-3 --clip-norm 1", updates=9600, warmup=800,
         memories=("none-bptt8", "gibbs-bptt8")),
     # Hours there.
