@@ -113,6 +113,7 @@ def export(data: Path, path: str, dest: Path, average: bool = False, to: str = "
                     shutil.copyfile(data / name, folder / name)
             if to == "hf":
                 model.decoder.model.save_pretrained(folder)
+                export_format.let_all_read(folder)
             else:
                 settings = dataclasses.asdict(model.decoder.cfg)
                 del settings["_name"], settings["gpt2"]  # from which these values and the weights once came

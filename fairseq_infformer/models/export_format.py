@@ -43,7 +43,12 @@ def write(folder: Path, config: dict[str, Any], model: nn.Module, state_dict: di
     digests = {file.name: sha256(file) for file in files if file.exists()}
     text = json.dumps({"format": FORMAT} | config | {"sha256": digests}, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes its file readable for the owner only
+    let_all_read(folder)
+
+
+def let_all_read(folder: Path) -> None:
+    """Give the weights the mode of the other files, since safetensors makes them readable for their owner alone."""
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

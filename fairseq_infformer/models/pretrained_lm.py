@@ -180,8 +180,9 @@ class PretrainedDecoder(StreamingDecoder):
         tokens, lengths, empty = segment
         # Keys, values and what memories show to attention come from the states again after each segment.
         streams = tuple(LayerStream(state.reset(empty), None, None) for state in before)
-        read = streams[0].state.segment.lengths
-        piece = Piece(torch.zeros_like(read), torch.zeros_like(read), lengths, full=read > 0)
+        none = torch.zeros_like(lengths)
+        # What is open is full, however short: DDP waits for the gradients of a write, even of one of nothing.
+        piece = Piece(none, none, lengths, full=torch.ones_like(empty))
         tokens = tokens.masked_fill(tokens >= self.dictionary.num_tokens, self.start)
         features, streams = self.model.read_piece(piece, tokens, streams)
         after = tuple(stream.state for stream in streams)

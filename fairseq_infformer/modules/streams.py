@@ -75,7 +75,8 @@ class StreamState(NamedTuple):
     def reset(self, rows: Tensor) -> "StreamState":
         """The state with the rows of the CPU mask ``rows`` (B,) before any text."""
         parts = (part.reset(rows) for part in (self.sinks, self.window, self.segment))
-        return StreamState(*parts, self.long_term and self.long_term.reset(rows), self.report)
+        report = self.report and self.report._replace(lengths=self.report.lengths.masked_fill(rows, 0))
+        return StreamState(*parts, self.long_term and self.long_term.reset(rows), report)
 
     def past(self) -> ShortTermMemory:
         """(B, S + W, C): the sinks and the window after them."""

@@ -129,6 +129,15 @@ def test_training_gives_the_losses_and_weights_of_the_trainer(llama, tmp_path):
         close(trained[name], weight)
 
 
+@pytest.mark.parametrize("flags", [GIBBS, COMPRESSIVE, ["--long-term-memory", "none"]])
+def test_criterion_gives_every_parameter_a_gradient_in_the_first_segment(flags, data, llama):
+    """DDP waits for all of them."""
+    trainer, batches = built(data, "--pretrained", llama, *flags)
+    model = trainer.get_model().train()
+    trainer.criterion(model, next(batches))[0].backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
 # ---- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +185,7 @@ def test_export_to_hf_loads_in_transformers_with_the_same_scores(data, checkpoin
         "model.safetensors",
         "tokenizer.json",
     }
+    assert len({path.stat().st_mode for path in (tmp_path / "hf").iterdir()}) == 1
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf")
     assert model.config.segment == SEGMENT and model.generation_config.bos_token_id == 0
