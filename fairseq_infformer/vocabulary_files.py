@@ -1,4 +1,4 @@
-"""The files of a vocabulary, by the names they have in data folders, in exported models and in published models."""
+"""The files of a vocabulary, by the names they have in data folders, in exported models and in published ones."""
 
 import re
 from pathlib import Path
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 DICTIONARY = "dict.txt"
 SENTENCEPIECE = "sentencepiece.model"
-GPT2_VOCABULARY, GPT2_MERGES = "vocab.json", "merges.txt"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"  # of Hugging Face
-# Of the dictionary's words; a folder may have some of them.
-SPELLINGS = (SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES, TOKENIZER, TOKENIZER_CONFIG)
+# Of the dictionary's words; a folder may have some of them: vocab.json and merges.txt from earlier versions.
+SPELLINGS = (SENTENCEPIECE, TOKENIZER, TOKENIZER_CONFIG, "vocab.json", "merges.txt")
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between documents
 
@@ -64,8 +63,8 @@ class TokenizerDictionary(Dictionary):
 def load_dictionary(file: Path) -> Dictionary:
     """The dictionary in a file, fairseq's or a tokenizer's; InputError if it is neither, or has no words."""
     try:
-        with file.open(encoding="utf-8") as lines:
-            if lines.readline().rstrip("\n") == TokenizerDictionary.HEAD:
+        with file.open("rb") as lines:
+            if lines.readline() == TokenizerDictionary.HEAD.encode() + b"\n":
                 return TokenizerDictionary.read(file)
         dictionary = Dictionary.load(str(file))
     except Exception as error:
@@ -75,13 +74,6 @@ def load_dictionary(file: Path) -> Dictionary:
     if len(dictionary) == dictionary.nspecial:
         raise InputError(f"{file} has no words; give a dict.txt made by prepare.sh")
     return dictionary
-
-
-def gpt2_file(folder: Path, name: str) -> Path:
-    """A file of a published GPT-2; InputError if the folder lacks it."""
-    if not (folder / name).is_file():
-        raise InputError(f"--gpt2 {folder} has no {name}; give the folder of a GPT-2 as Hugging Face publishes it")
-    return folder / name
 
 
 def load_tokenizer(folder: Path, name: str) -> "Tokenizer":

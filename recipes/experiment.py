@@ -41,6 +41,7 @@ class Experiment(ABC):
     default_size: ClassVar[str]
     stages: ClassVar[dict[str, str]]  # what each does
     rows: ClassVar[str] = "streams"
+    extras: ClassVar[str] = "plot"  # of setup.py
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Ends the program if options are wrong, before any work."""
@@ -77,7 +78,7 @@ class Experiment(ABC):
     # ---- Stages that all have
 
     def install(self) -> list[Command]:
-        return [Command([str(ROOT / "recipes/setup.sh"), "--extras", "plot"])]
+        return [Command([str(ROOT / "recipes/setup.sh"), "--extras", self.extras])]
 
     def train(self) -> list[Command]:
         """A training for each memory and seed; ends the program if one of other arguments is in its folder."""

@@ -29,7 +29,7 @@ With --to infformer, for models of this project, DEST contains
   model.safetensors     the weights, in the precision of the checkpoint; tied weights once
   config.json           the model's settings, this project's version, SHA-256 of the other files
   dict.txt              the dictionary of DATA, which must be the one that the model was trained with
-  sentencepiece.model   if DATA has it; likewise vocab.json and merges.txt, those of a GPT-2
+  sentencepiece.model   if DATA has it; likewise the files of a tokenizer
 
 Read it with
   InfiniteFormerLM.from_pretrained("DEST")     from fairseq_infformer.models.infinite_former_lm
@@ -73,7 +73,8 @@ def build(path: str, saved: dict[str, Any], dictionary: Dictionary, to: str) -> 
     Raises:
         InputError: if its settings, its weights and the dictionary do not match, or the format is not the model's.
     """
-    settings = {name: value for name, value in saved["cfg"]["model"].items() if name != "_name"}
+    # Earlier versions have gpt2, the folder that their weights began as.
+    settings = {name: value for name, value in saved["cfg"]["model"].items() if name not in ("_name", "gpt2")}
     arch = saved["cfg"]["model"].get("_name")
     if "long_term_memory" not in settings:
         raise InputError(f"{path} was trained with --arch {arch}; give a checkpoint of an infinite_former_lm")
@@ -116,7 +117,7 @@ def export(data: Path, path: str, dest: Path, average: bool = False, to: str = "
                 export_format.let_all_read(folder)
             else:
                 settings = dataclasses.asdict(model.decoder.cfg)
-                del settings["_name"], settings["gpt2"]  # from which these values and the weights once came
+                del settings["_name"]
                 config = {"version": __version__, "model": settings, "task": task}
                 export_format.write(folder, config, model, saved["model"])
         atomic.publish()

@@ -12,14 +12,12 @@ from fairseq.binarizer import Binarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 from tqdm import tqdm
 
-from fairseq_infformer.data import corpus, gpt2_tokens, tokenizer_text, vocabulary
+from fairseq_infformer.data import corpus, tokenizer_text, vocabulary
 from fairseq_infformer.data.data_folder import STATS, refuse_colon
 from fairseq_infformer.errors import InputError, install_one_line_messages, option
 from fairseq_infformer.files import AtomicFolder, sha256
 from fairseq_infformer.vocabulary_files import (
     DICTIONARY,
-    GPT2_MERGES,
-    GPT2_VOCABULARY,
     SENTENCEPIECE,
     SPELLINGS,
     TOKENIZER,
@@ -30,26 +28,24 @@ from fairseq_infformer.vocabulary_files import (
 )
 
 STAGES = ("text", "vocabulary", "data")
-LEVELS = ("word", "sentencepiece", "tokenizer", "gpt2")
+LEVELS = ("word", "sentencepiece", "tokenizer")
 # The options that do not apply to each level.
 NOT_APPLICABLE = {
-    "word": ("model_type", "sentencepiece_model", "tokenizer", "gpt2"),
-    "sentencepiece": ("tokenizer", "gpt2"),
-    "tokenizer": ("model_type", "sentencepiece_model", "vocab_size", "dict", "gpt2"),
-    "gpt2": ("model_type", "sentencepiece_model", "vocab_size", "dict", "tokenizer"),
+    "word": ("model_type", "sentencepiece_model", "tokenizer"),
+    "sentencepiece": ("tokenizer",),
+    "tokenizer": ("model_type", "sentencepiece_model", "vocab_size", "dict"),
 }
 LAYOUT = """
 DEST becomes the data folder of fairseq-train:
   dict.txt                  fairseq's dictionary
-  {train,valid,test}.bin    tokens; every line, even a blank one, ends with </s>, with --level tokenizer and gpt2 with a
-                            line end
+  {train,valid,test}.bin    tokens; every line, even a blank one, ends with </s>, with --level tokenizer with a line
+                            end
   {train,valid,test}.idx    the position and number of tokens of each line; with --level tokenizer of each document, or
                             of its parts of a million characters, which the tokenizer gets as a whole
   {split}.documents.npy     token offsets (int64) at which documents start, the first of them 0
   sentencepiece.model       with --level sentencepiece; its ids are those of dict.txt
   tokenizer.json            with --level tokenizer; dict.txt has its tokens in the order of its ids, which are those in
                             the .bin. Beside it tokenizer_config.json, if DIR has it
-  vocab.json, merges.txt    with --level gpt2; dict.txt has GPT-2's tokens in their order
   stats.json                counts of each split: lines; words, separated by spaces and counting each line end as one,
                             so that exp(total loss / words) is the perplexity per word at every level; bytes of
                             UTF-8, line ends included; tokens in the .bin; unknown, tokens not in the dictionary.
@@ -77,8 +73,14 @@ examples:
   prepare.sh --raw books --dest data/books --level sentencepiece --vocab-size 8000 --documents file
   prepare.sh --raw mine --dest data/mine --level word --dict data/wt103/dict.txt
   prepare.sh --raw books --dest data/books-smollm2 --level tokenizer --tokenizer SmolLM2-135M --documents file
-  prepare.sh --raw wikitext-103-raw --dest data/wt103-gpt2 --level gpt2 --gpt2 gpt2
 """
+
+
+def known_level(level: str) -> str:
+    """The level, unless it is one of earlier versions."""
+    if level == "gpt2":
+        raise argparse.ArgumentTypeError("give --level tokenizer --tokenizer DIR instead of gpt2 and --gpt2 DIR")
+    return level
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,8 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--level",
         required=True,
+        type=known_level,
         choices=LEVELS,
-        help="what a token is: a word, a piece of sentencepiece, one of a Hugging Face tokenizer, or one of GPT-2",
+        help="what a token is: a word, a piece of sentencepiece, or one of a Hugging Face tokenizer",
     )
     parser.add_argument(
         "--vocab-size",
@@ -113,9 +116,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tokenizer", type=Path, metavar="DIR", help="folder of a Hugging Face tokenizer or model, with tokenizer.json"
-    )
-    parser.add_argument(
-        "--gpt2", type=Path, metavar="DIR", help="GPT-2 as Hugging Face publishes it, with vocab.json and merges.txt"
     )
     parser.add_argument(
         "--workers",
@@ -152,8 +152,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     given = [name for name in ("dict", "sentencepiece_model") if getattr(args, name) is not None]
     if new and given:
         raise InputError(f"{option(new[0])} cannot be combined with {option(given[0])}; leave one of them out")
-    if args.level in ("tokenizer", "gpt2") and not getattr(args, args.level):
-        raise InputError(f"--level {args.level} needs --{args.level}; give the folder of the model whose tokens to use")
+    if args.level == "tokenizer" and not args.tokenizer:
+        raise InputError("--level tokenizer needs --tokenizer; give the folder of the model whose tokens to use")
     if args.level != "sentencepiece":
         return args
     if args.dict and not args.sentencepiece_model:
@@ -208,8 +208,6 @@ def check_given(args: argparse.Namespace) -> None:
         vocabulary.check_pieces(
             processor, dictionary, f"--sentencepiece-model {args.sentencepiece_model}", f"--dict {args.dict}"
         )
-    if args.gpt2:
-        gpt2_tokens.load_encoder(args.gpt2)
     if args.tokenizer:
         load_tokenizer(args.tokenizer, f"--tokenizer {args.tokenizer}")
 
@@ -233,11 +231,6 @@ def write_vocabulary(folder: Path, text: Path, args: argparse.Namespace) -> None
         for file in tokenizer_files(args.tokenizer):
             shutil.copyfile(file, folder / file.name)
         TokenizerDictionary.of(load_tokenizer(folder, str(folder))).save(str(dictionary))
-        return
-    if args.level == "gpt2":
-        for name in (GPT2_VOCABULARY, GPT2_MERGES):
-            shutil.copyfile(args.gpt2 / name, folder / name)
-        gpt2_tokens.gpt2_dictionary(gpt2_tokens.load_encoder(folder)).save(str(dictionary))
         return
     if args.sentencepiece_model:
         shutil.copyfile(args.sentencepiece_model, model)
@@ -300,8 +293,6 @@ def line_binarizer(level: str, folder: Path, dictionary: Dictionary) -> Binarize
     """What encodes a line at a level, with the vocabulary in a folder."""
     if level == "sentencepiece":
         return vocabulary.SentencePieceBinarizer(vocabulary.load_sentencepiece(folder / SENTENCEPIECE), dictionary)
-    if level == "gpt2":
-        return gpt2_tokens.Gpt2Binarizer(folder, dictionary)
     return VocabularyDatasetBinarizer(dictionary)
 
 
@@ -324,7 +315,6 @@ def run(args: argparse.Namespace) -> None:
         "dict": args.dict and sha256(args.dict),
         "sentencepiece_model": args.sentencepiece_model and sha256(args.sentencepiece_model),
         "tokenizer": args.tokenizer and {file.name: sha256(file) for file in tokenizer_files(args.tokenizer)},
-        "gpt2": args.gpt2 and [sha256(args.gpt2 / name) for name in (GPT2_VOCABULARY, GPT2_MERGES)],
     }
     if is_done(dest, made_from, args.overwrite):
         if atomic.folder.exists():
@@ -369,7 +359,7 @@ def run_stages(
             write_text(folder, splits, args)
     text = atomic.require("text", text_from)
     if 2 in stages:
-        given = args.dict or args.sentencepiece_model or args.tokenizer or args.gpt2
+        given = args.dict or args.sentencepiece_model or args.tokenizer
         print(f"vocabulary: {'given' if given else 'made from train'}", flush=True)
         with atomic.stage("vocabulary", made_from) as folder:
             write_vocabulary(folder, text, args)

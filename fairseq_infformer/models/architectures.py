@@ -1,15 +1,11 @@
 """Named architectures of ``infinite_former_lm``: sizes that go together."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Optional
 
 from fairseq.models import register_model_architecture
 
-from . import (
-    gpt2,
-    infinite_former_lm,  # noqa: F401  (registers the model)
-)
+from . import infinite_former_lm  # noqa: F401  (registers the model)
 
 
 def _set_defaults(args: Any, **defaults: Any) -> None:
@@ -79,27 +75,7 @@ def infinite_former_lm_wt103(args: Any) -> None:
 
 @register_model_architecture("infinite_former_lm", "infinite_former_gpt2")
 def infinite_former_gpt2(args: Any) -> None:
-    """The paper's GPT-2 with a memory in every layer, for segments of 512; its sizes are ``--gpt2``'s or GPT-2 small's.
-
-    InputError if ``--gpt2`` is not the folder of a GPT-2.
-    """
-    folder, settings = getattr(args, "gpt2", None), gpt2.settings({})
-    # This is also called with the settings in a checkpoint, which are complete; the folder may no longer exist.
-    if folder is not None and not all(hasattr(args, name) for name in settings):
-        settings = gpt2.read_settings(Path(folder))
-    _set_defaults(
-        args,
-        **settings,
-        dropout=0.1,
-        attention_dropout=0.1,
-        stm_length=0,
-        ltm_basis=512,
-        ltm_samples=512,
-        ltm_widths="0.005,0.01",
-        ltm_ridge=0.5,
-        ltm_tau=0.5,
-        compressive_length=512,
-    )
+    """Of checkpoints of earlier versions, which have all settings; now ``infinite_former_pretrained``."""
 
 
 def _register_variant(arch: str, memory: str, set_size: Optional[Callable[[Any], None]] = None) -> None:

@@ -179,13 +179,6 @@ class InfiniteFormerConfig(MemoryConfig):
         default=False,
         metadata={"help": "do not multiply embeddings by √width, as in GPT-2; those of an adaptive input never are"},
     )
-    gpt2: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "start from the pretrained GPT-2 in this folder, as Hugging Face publishes it; not needed to "
-            "resume, since a checkpoint has all the weights"
-        },
-    )
 
 
 # ---- Values of a long-term memory's options

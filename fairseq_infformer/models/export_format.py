@@ -4,7 +4,8 @@ model.safetensors     the weights; a tensor with several names (tied weights) is
 config.json           format and version of the project, the model's settings, the task's, SHA-256 of the files
 dict.txt              fairseq's dictionary
 sentencepiece.model   if the dictionary consists of its pieces
-vocab.json, merges.txt   if the dictionary consists of GPT-2's tokens
+vocab.json, merges.txt   if the dictionary consists of GPT-2's tokens, which earlier versions prepared
+tokenizer.json, tokenizer_config.json   if it consists of the tokens of a Hugging Face tokenizer
 """
 
 import dataclasses

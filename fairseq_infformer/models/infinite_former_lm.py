@@ -1,5 +1,6 @@
 """The ∞-former language model for fairseq, and its construction from settings."""
 
+import argparse
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from fairseq_infformer.modules.layers import InfiniteFormerLayer
 from fairseq_infformer.modules.memories import LongTermMemory, SettingError, ablate
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
 
-from . import export_format, gpt2
+from . import export_format
 from .configuration import (
     InfiniteFormerConfig,
     check_settings,
@@ -30,6 +31,12 @@ from .vocabulary_layers import input_embedding
 @register_model("infinite_former_lm", dataclass=InfiniteFormerConfig)
 class InfiniteFormerLM(StreamingLanguageModel):
     """∞-former language model; by ``--long-term-memory``, also a Compressive Transformer or a Transformer-XL."""
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the model's options, and refuse one that it had in earlier versions."""
+        super().add_args(parser)
+        parser.add_argument("--gpt2", type=_refuse_gpt2, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     @classmethod
     def build_model(cls, cfg: InfiniteFormerConfig, task: Any) -> "InfiniteFormerLM":
@@ -78,10 +85,9 @@ class InfiniteFormerLM(StreamingLanguageModel):
         export_format.read_weights(folder, model)
         return model.eval()
 
-    def load_pretrained(self) -> None:
-        """Start from the weights of ``--gpt2``, if it is given; InputError if they do not match the model."""
-        if self.decoder.cfg.gpt2 is not None:
-            gpt2.load(Path(self.decoder.cfg.gpt2), self.decoder)
+
+def _refuse_gpt2(folder: str) -> None:
+    raise argparse.ArgumentTypeError(f"give --arch infinite_former_pretrained --pretrained {folder} instead")
 
 
 def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> InfiniteFormerDecoder:

@@ -98,8 +98,11 @@ def _training_mistakes(cfg: Any) -> Iterator[str]:
         given = cfg.checkpoint.optimizer_overrides
         yield f"--optimizer-overrides takes a dict such as \"{{'lr': [0.001]}}\", got {given!r}"
     yield from _start_mistakes(cfg.checkpoint)
-    if cfg.model._name == "infinite_former_gpt2" and cfg.model.gpt2 is None and not _has_start(cfg.checkpoint):
-        yield "--gpt2 is missing; give the folder of the GPT-2 to start from (not needed to resume from a checkpoint)"
+    if cfg.model._name == "infinite_former_gpt2":
+        yield (
+            "--arch infinite_former_gpt2 is of earlier versions, whose checkpoints are scored but not trained; give "
+            "--arch infinite_former_pretrained --pretrained with the folder of the GPT-2"
+        )
     if cfg.model._name == "infinite_former_pretrained" and cfg.model.pretrained is None:
         yield "--pretrained is missing; give the folder of the model to start from"
     model_class = MODEL_REGISTRY.get(cfg.model._name)

@@ -7,24 +7,26 @@ from recipes.commands import Command
 from recipes.language_models.experiment import LanguageModels, LanguageModelSize
 from recipes.launches import die
 
-# Learning rates, one epoch and lengths are the paper's, and so are N, M, widths, λ and τ, which the architecture sets.
-# The paper does not give the batch.
+# Learning rates, one epoch and lengths are the paper's, and so are N, M, widths, λ and τ. It does not give the batch.
 RATE = "--lr 5e-5 --lr-scheduler fixed"
+MEMORY = (
+    "--ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --ltm-ridge 0.5 --ltm-tau 0.5 --compressive-length 512"
+)
 # fmt: off
 SIZES = {
     # Shows on two cores that all works.
     "small": LanguageModelSize(
         segment=64, recent=0, batch=8, streams=4, save_interval=50, training=f"{RATE} --max-update 100",
-        model="--ltm-basis 64 --ltm-samples 64 --compressive-length 64"),
+        model=f"{MEMORY} --ltm-basis 64 --ltm-samples 64 --compressive-length 64"),
     # One epoch in segments of 512, for GPUs.
     "paper": LanguageModelSize(
-        segment=512, recent=0, batch=8, streams=8, save_interval=1000, training=f"{RATE} --max-epoch 1", model=""),
+        segment=512, recent=0, batch=8, streams=8, save_interval=1000, training=f"{RATE} --max-epoch 1", model=MEMORY),
 }
 # fmt: on
 
 
 class GPT2(LanguageModels):
-    name, sizes, default_size = "gpt2", SIZES, "paper"
+    name, sizes, default_size, extras = "gpt2", SIZES, "paper", "plot,hf"
     raw_help = "the text: train, valid and test by name, as WikiText-103 or PG-19 were published, or your own"
 
     @classmethod
@@ -34,7 +36,7 @@ class GPT2(LanguageModels):
             "--gpt2",
             type=Path,
             metavar="DIR",
-            help="a folder with a GPT-2 as Hugging Face publishes it: weights, config.json, vocab.json, merges.txt",
+            help="a folder with a GPT-2 as Hugging Face publishes it: weights, config.json, tokenizer.json",
         )
         parser.add_argument(
             "--documents",
@@ -44,7 +46,7 @@ class GPT2(LanguageModels):
 
     def check(self) -> None:
         if not self.options.gpt2:
-            die("give --gpt2, the folder of a GPT-2; docs/gpt2.md lists its files")
+            die("give --gpt2, the folder of a GPT-2; docs/pretrained.md says what it has")
         super().check()
 
     @property
@@ -52,16 +54,16 @@ class GPT2(LanguageModels):
         return f"--gpt2 GPT2 --documents {self.options.documents} --raw DIR"
 
     def binarise(self) -> list[Command]:
-        how = ["--level", "gpt2", "--gpt2", str(self.options.gpt2), "--documents", self.options.documents]
+        how = ["--level", "tokenizer", "--tokenizer", str(self.options.gpt2), "--documents", self.options.documents]
         return self.prepare(self.options.raw, *how)
 
     def model(self, memory: str) -> str:
-        """The sizes are the folder's, and the memory's parameters come on top of them."""
+        """The sizes and dropout are the folder's, and the memory's parameters come on top of them."""
         optimizer = "adam" if memory == "none" else "ltm_adam --ltm-lr-scale 5"
-        return f"--arch infinite_former_gpt2 {self.size.model} --optimizer {optimizer}"
+        return f"--arch infinite_former_pretrained {self.size.model} --optimizer {optimizer}"
 
     def training(self, memory: str, seed: int) -> list[str]:
-        return [*super().training(memory, seed), "--gpt2", str(self.options.gpt2)]
+        return [*super().training(memory, seed), "--pretrained", str(self.options.gpt2)]
 
 
 EXPERIMENT = GPT2

@@ -18,7 +18,7 @@ from forking import ROOT, ended, fork
 
 from fairseq_infformer import modules
 from fairseq_infformer.cli import evaluate, export, prepare
-from fairseq_infformer.models import gpt2, pretrained_lm
+from fairseq_infformer.models import pretrained_lm
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
@@ -105,7 +105,6 @@ def read(words: list[str]) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_in(page, "bash")], ids=lambda page: page.name)
 def test_page_commands_have_options_that_exist(page, tmp_path, monkeypatch):
     # There are no folders GPT2 and SmolLM2-135M.
-    monkeypatch.setattr(gpt2, "read_settings", lambda folder: gpt2.settings({}))
     monkeypatch.setattr(pretrained_lm, "read_config", lambda folder: "{}")
     monkeypatch.chdir(ROOT)
 

@@ -1,4 +1,4 @@
-"""A small random Llama with a tokenizer, as a user has them in a folder, and fairseq's trainings on its tokens."""
+"""Small random models with a tokenizer, as a user has them in a folder, and fairseq's trainings on its tokens."""
 
 from pathlib import Path
 
@@ -37,12 +37,14 @@ BOOKS = {
 }
 
 
-def write_model(folder: Path, text: str = "".join(BOOKS.values()), **settings: object) -> Path:
+def write_model(
+    folder: Path, text: str = "".join(BOOKS.values()), architecture: str = "llama", **settings: object
+) -> Path:
     """A folder with model and tokenizer; the model has three rows more than there are tokens, as many models have."""
     small_tokenizer.write(folder, text)
     size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
     model = small_pretrained.base(
-        "llama", **{"vocab_size": size + 3, "bos_token_id": 0, "tie_word_embeddings": True} | settings
+        architecture, **{"vocab_size": size + 3, "bos_token_id": 0, "tie_word_embeddings": True} | settings
     )
     model.save_pretrained(folder)
     return folder

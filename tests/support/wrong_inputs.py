@@ -234,9 +234,9 @@ TRAINING = [
     option("--criterion adaptive_loss", r"--criterion adaptive_loss needs --adaptive-softmax-cutoff"),
     option("--best-checkpoint-metric bleu", r"--best-checkpoint-metric bleu is not logged; choose one of loss"),
     option("--criterion bleu", r"invalid choice: 'bleu'"),
-    # ---- a pretrained GPT-2; test_gpt2.py has what can be wrong with its folder
-    option("--arch infinite_former_gpt2", r"--gpt2 is missing; give the folder of the GPT-2 to start from"),
-    option("--gpt2 none", r"--gpt2 none has no config.json"),
+    # ---- a pretrained GPT-2, as earlier versions had it
+    option("--arch infinite_former_gpt2", r"is of earlier versions, .*; give --arch infinite_former_pretrained"),
+    option("--gpt2 G", r"--gpt2: give --arch infinite_former_pretrained --pretrained G instead"),
     option("--optimizer ltm_adam --long-term-memory none", r"ltm_adam needs weights of a long-term"),
     # ---- how fairseq runs
     option("--ddp-backend fully_sharded", r"\(FSDP\) is not supported"),
@@ -457,10 +457,7 @@ PREPARING = [
     option("--documents file", r"needs folders, but train is the file"),
     option("--level sentencepiece --dict x", r"also give --sentencepiece-model"),
     option("--level sentencepiece --sentencepiece-model x", r"x cannot be read as a sentencepiece model"),
-    option("--gpt2 x", r"--gpt2 does not apply to --level word; leave it out"),
-    option("--level gpt2", r"--level gpt2 needs --gpt2"),
-    option("--level gpt2 --gpt2 x", r"--gpt2 x has no vocab.json; give the folder of a GPT-2"),
-    option("--level gpt2 --gpt2 x --dict x", r"--dict does not apply to --level gpt2"),
+    option("--gpt2 x --level gpt2", r"--level: give --level tokenizer --tokenizer DIR instead of gpt2 and --gpt2 DIR"),
     option("--tokenizer x", r"--tokenizer does not apply to --level word; leave it out"),
     option("--level tokenizer", r"--level tokenizer needs --tokenizer; give the folder of the model"),
     option("--level tokenizer --tokenizer x", r"--tokenizer x has no tokenizer.json; save the tokenizer there"),

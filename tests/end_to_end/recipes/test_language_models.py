@@ -7,12 +7,13 @@ import shlex
 import zipfile
 from pathlib import Path
 
-import gpt2_folder
+import pretrained_data
 import pytest
 from command_line import ENVIRONMENT, ROOT, as_flags, run, run_forked
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from small_pretrained import SIZES
 
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
 from recipes import launches, runs
@@ -100,7 +101,7 @@ def test_books_recipe_accepts_pg19_as_published_without_a_test_split(tmp_path):
 
 @pytest.mark.slow
 def test_gpt2_recipe_fine_tunes_with_a_memory_and_without(wikitext, tmp_path):
-    gpt2 = gpt2_folder.write(tmp_path / "a gpt2", articles(1))
+    gpt2 = pretrained_data.write_model(tmp_path / "a gpt2", articles(1), architecture="gpt2")
     done = run(
         recipe("gpt2"),
         *as_flags(stage=1, gpt2=gpt2, raw=wikitext, dir=tmp_path / "run", size="small", memory="none,continuous"),
@@ -114,8 +115,9 @@ def test_gpt2_recipe_fine_tunes_with_a_memory_and_without(wikitext, tmp_path):
         "--seeds 1 -- --max-update 10 --tokens-per-sample 16"
     )
     continuous, none = found["runs"]
-    per_layer = 3 * gpt2_folder.WIDTH**2 + 2 * 64 + 2 * gpt2_folder.HEADS
-    assert continuous["parameters"] - none["parameters"] == gpt2_folder.LAYERS * per_layer
+    width, heads = SIZES["hidden_size"], SIZES["num_attention_heads"]
+    per_layer = 3 * width**2 + 2 * 64 + 2 * heads + 1  # with the gate
+    assert continuous["parameters"] - none["parameters"] == SIZES["num_hidden_layers"] * per_layer
     assert continuous["curve"]["nll_loss"] != none["curve"]["nll_loss"]
     assert cells(done.stdout, "none")[-3:-1] == ["", ""] and all(cells(done.stdout, "continuous")[1:-1])
 

@@ -45,10 +45,13 @@ def open_gates(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("flags", [GIBBS, COMPRESSIVE, ["--long-term-memory", "none"]])
-def test_decoder_has_the_logits_of_the_attached_model_for_each_document(flags, llama, data):
+@pytest.mark.parametrize(
+    ("architecture", "flags"),
+    [("llama", GIBBS), ("llama", COMPRESSIVE), ("llama", ["--long-term-memory", "none"]), ("gpt2", GIBBS)],
+)
+def test_decoder_has_the_logits_of_the_attached_model_for_each_document(architecture, flags, data, tmp_path):
     """Rows end their documents in the middle of segments, and start others."""
-    trainer, batches = built(data, "--pretrained", llama, *flags)
+    trainer, batches = built(data, "--pretrained", write_model(tmp_path / "model", architecture=architecture), *flags)
     model, special = trainer.get_model().eval(), trainer.task.dictionary.num_tokens
     attached = open_gates(model.decoder.model)
     texts, logits, current = [], [], {}

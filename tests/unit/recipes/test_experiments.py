@@ -76,12 +76,12 @@ def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, m
     monkeypatch.setattr(sys, "argv", ["run", name, *arguments, *OWN_OPTIONS.get(name, []), "--dry-run"])
     monkeypatch.setattr(os, "environ", environment)
     if name == "gpt2":
-        monkeypatch.setattr("fairseq_infformer.models.gpt2.read_settings", lambda folder: {})
+        monkeypatch.setattr("fairseq_infformer.models.pretrained_lm.read_config", lambda folder: "{}")
     recipe_run.main()
     printed = capsys.readouterr().out.splitlines()
     assert not list(tmp_path.iterdir())
     lines = [shlex.split(line) for line in printed if not line.startswith("#")]
-    assert lines[0] == ["recipes/setup.sh", "--extras", "plot"]
+    assert lines[0] == ["recipes/setup.sh", "--extras", "plot,hf" if name == "gpt2" else "plot"]
     trainings, scores = (
         [line[line.index(f".venv/bin/{program}") + 1 :] for line in lines if f".venv/bin/{program}" in line]
         for program in ("fairseq-train", "infformer-eval")
