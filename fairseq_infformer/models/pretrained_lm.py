@@ -100,10 +100,9 @@ class PretrainedLM(StreamingLanguageModel):
     def build(cls, cfg: PretrainedConfig, dictionary: Dictionary, segment: int) -> "PretrainedLM":
         """Build the model, with new weights, for segments of this length; InputError names a wrong setting."""
         check_types(cfg, PretrainedConfig)
+        infinite_former_pretrained(cfg)  # which fairseq does not call for a configuration of Hydra
         if cfg.base_config is None:
-            if cfg.pretrained is None:
-                raise InputError("--pretrained is missing; give the folder of the model to start from")
-            cfg.base_config = read_config(Path(cfg.pretrained))
+            raise InputError("--pretrained is missing; give the folder of the model to start from")
         pretrained = import_pretrained()
         from transformers import AutoConfig
 
@@ -228,12 +227,14 @@ def read_config(folder: Path) -> str:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        if config["model_type"] == "infformer":
-            raise InputError(f"--pretrained {folder} has a memory already; give the folder of a model without")
-        config.pop("dtype", None)  # that of the file; fairseq trains from float32, whatever --fp16 or --bf16 do then
+        has_memory = config["model_type"] == "infformer"
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not the {CONFIG} of a model ({one_line(error)}); download it again") from error
-    return json.dumps(config)
+        reason = one_line(error, with_type=True)
+        raise InputError(f"{file} is not the {CONFIG} of a model ({reason}); download it again") from error
+    if has_memory:
+        raise InputError(f"--pretrained {folder} has a memory already; give the folder of a model without")
+    # The precision of the file, by two names; fairseq starts from float32, whatever --fp16 and --bf16 do then.
+    return json.dumps({name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")})
 
 
 def import_pretrained() -> ModuleType:

@@ -244,6 +244,13 @@ def test_bptt_replay_gives_the_same_gradients(data, llama):
     close(*found)
 
 
+def test_model_saved_in_half_precision_trains_from_float32(data, llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "llama")
+    AutoModelForCausalLM.from_pretrained(llama).bfloat16().save_pretrained(folder)
+    trainer, _ = built(data, "--pretrained", folder, *GIBBS)
+    assert {parameter.dtype for parameter in trainer.get_model().parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("precision", ["--bf16", "--fp16"])
 def test_half_precision_keeps_what_positions_are_multiplied_with(precision, data, llama):
     trainer, _ = built(data, "--pretrained", llama, *GIBBS)
@@ -294,7 +301,11 @@ WRONG = [
         [],
         r"the model of --pretrained cannot be built \(OSError",
     ),
-    (rewritten(model_type="infformer"), [], r"has a memory already; give the folder of a model without"),
+    (
+        rewritten(model_type="infformer"),
+        [],
+        r"^--pretrained .*llama has a memory already; give the folder of a model without",
+    ),
     (rewritten(model_type="bert"), [], r"is not supported|cannot be built"),
     (rewritten(bos_token_id=None, eos_token_id=None), [], r"neither bos_token_id nor eos_token_id"),
     (rewritten(vocab_size=200), [], r"dict.txt has \d+ tokens, but the model 200; prepare the data with the model's"),
