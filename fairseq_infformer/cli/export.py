@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data import Dictionary
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
 from fairseq_infformer import __version__
 from fairseq_infformer.cli import loading
@@ -20,7 +21,7 @@ from fairseq_infformer.errors import InputError
 from fairseq_infformer.files import AtomicFolder
 from fairseq_infformer.models import export_format
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
-from fairseq_infformer.models.pretrained_lm import PretrainedConfig, PretrainedLM
+from fairseq_infformer.models.pretrained_lm import MODEL, PretrainedConfig, PretrainedLM
 from fairseq_infformer.models.streaming_lm import StreamingLanguageModel, check_dictionary
 from fairseq_infformer.vocabulary_files import DICTIONARY, SENTENCEPIECE, SPELLINGS, load_dictionary
 
@@ -48,6 +49,10 @@ examples:
 """
 
 
+# Of each model, by its name in fairseq, what --to takes.
+FORMATS = {"infinite_former_lm": "infformer", MODEL: "hf"}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options of this command."""
     parser = argparse.ArgumentParser(
@@ -60,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint to export")
     parser.add_argument("--user-dir", metavar="DIR", help="your own plugin, if the model was trained with one")
     parser.add_argument(
-        "--to", choices=("infformer", "hf"), default="infformer", help="who reads DEST (default: infformer)"
+        "--to", choices=list(FORMATS.values()), default="infformer", help="who reads DEST (default: infformer)"
     )
     parser.add_argument("--ema", action="store_true", help="export the weights that --store-ema averaged in training")
     parser.add_argument("--dest", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
@@ -76,10 +81,10 @@ def build(path: str, saved: dict[str, Any], dictionary: Dictionary, to: str) -> 
     # Earlier versions have gpt2, the folder that their weights began as.
     settings = {name: value for name, value in saved["cfg"]["model"].items() if name not in ("_name", "gpt2")}
     arch = saved["cfg"]["model"].get("_name")
-    if "long_term_memory" not in settings:
+    right = FORMATS.get(ARCH_MODEL_NAME_REGISTRY.get(arch))
+    if right is None:
         raise InputError(f"{path} was trained with --arch {arch}; give a checkpoint of an infinite_former_lm")
-    if ("base_config" in settings) != (to == "hf"):
-        right = "infformer" if to == "hf" else "hf"
+    if right != to:
         raise InputError(f"{path} was trained with --arch {arch}, whose models have no --to {to}; give --to {right}")
     check_dictionary(saved["model"], dictionary)
     if to == "hf":
