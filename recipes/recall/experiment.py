@@ -40,7 +40,7 @@ class RecallSize(Size):
 SIZES = {
     # Minutes on two cores.
     "tiny": RecallSize(
-        layers=2, segment=16, recent=4, reaches={24: 32000, 48: 32000, 96: 20000}, batch=32, streams=60,
+        layers=2, segment=16, recent=4, reaches={24: 32000, 48: 32000, 96: 24000}, batch=32, streams=60,
         facts="--facts 4 --values 4 --nearest 5",
         evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60",
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
