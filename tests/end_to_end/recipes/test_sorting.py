@@ -74,7 +74,7 @@ def test_slurm_job_of_several_nodes_trains_by_srun(tmp_path, monkeypatch):
     none, sticky = (tmp_path / "calls").read_text().splitlines()
     assert none.startswith("--ntasks 8 ") and f"fairseq-train {tmp_path}/4000/data " in none
     # A sequence for each of the eight; the four segments of 4,022 tokens are one update.
-    assert "--batch-size 1 --update-freq 4 " in none and "--long-term-memory none " in none
+    assert "--batch-size 1 " in none and "--update-freq 4 " in none and "--long-term-memory none " in none
     assert "--ltm-sampling sticky " in sticky
 
 
