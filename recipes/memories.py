@@ -72,11 +72,11 @@ TABLE = (
         },
     ),
 )
-MEMORIES = {memory.name: memory for memory in TABLE}
-# The same memories, trained otherwise: for recipes whose trainings count their updates in segments.
-MEMORIES |= {
-    memory.name: memory
-    for name in ("none", "gibbs")
+# Two of them trained otherwise, for recipes whose trainings count their updates in segments.
+SEVERAL_SEGMENTS = tuple(
+    memory.with_segments(option, 8)
+    for memory in TABLE
+    if memory.name in ("none", "gibbs")
     for option in ("update-freq", "bptt-segments")
-    for memory in [MEMORIES[name].with_segments(option, 8)]
-}
+)
+MEMORIES = {memory.name: memory for memory in (*TABLE, *SEVERAL_SEGMENTS)}

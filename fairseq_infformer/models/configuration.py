@@ -10,11 +10,12 @@ from typing import Any, Optional, TypeVar
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, open_dict
+from torch import nn
 
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import ACTIVATIONS
-from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES, SettingError
+from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES, LongTermMemory, SettingError, ablate
 from fairseq_infformer.modules.memories.base import Registered
 
 # The least value of each size; the modules check those of their own settings.
@@ -189,6 +190,18 @@ def registered_memory(cfg: MemoryConfig) -> Registered:
     if (name := str(cfg.long_term_memory)) not in MEMORIES:
         raise InputError(f"--long-term-memory must be one of none, {', '.join(MEMORIES)}, got {name!r}")
     return MEMORIES[name]
+
+
+def set_up_memory(part: nn.Module, memory: LongTermMemory, cfg: MemoryConfig) -> None:
+    """Ablate the memory of a layer as ``cfg`` says, and let an optimizer tell its parameters apart.
+
+    Args:
+        part: what has these parameters, the memory or what it stands in.
+    """
+    for parameter in part.parameters():
+        parameter.param_group = "ltm"  # fairseq's attribute for it
+    if (ablation := str(cfg.ltm_ablation)) != "none":
+        ablate(memory, ablation)
 
 
 def layers_with_memory(cfg: MemoryConfig, num_layers: int) -> list[int]:

@@ -10,7 +10,7 @@ from fairseq.models import register_model
 
 from fairseq_infformer.errors import InputError, one_line
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
-from fairseq_infformer.modules.memories import LongTermMemory, SettingError, ablate
+from fairseq_infformer.modules.memories import LongTermMemory, SettingError
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
 
 from . import export_format
@@ -21,6 +21,7 @@ from .configuration import (
     memory_settings,
     named_as_typed,
     registered_memory,
+    set_up_memory,
     with_defaults,
 )
 from .decoder import InfiniteFormerDecoder
@@ -100,16 +101,12 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
 
 def build_layer(cfg: InfiniteFormerConfig, number: int, with_memory: bool) -> InfiniteFormerLayer:
     """The layer of this number, from 0, with a long-term memory or without."""
-    memory = build_long_term_memory(cfg, number) if with_memory else None
-    if memory is not None:
-        for parameter in memory.parameters():
-            parameter.param_group = "ltm"  # fairseq's attribute by which an optimizer can tell groups apart
     return InfiniteFormerLayer(
         embed_dim=cfg.decoder_embed_dim,
         num_heads=cfg.decoder_attention_heads,
         ffn_dim=cfg.decoder_ffn_embed_dim,
         stm_length=cfg.stm_length,
-        long_term_memory=memory,
+        long_term_memory=build_long_term_memory(cfg, number) if with_memory else None,
         dropout=cfg.dropout,
         attention_dropout=cfg.attention_dropout,
         activation_dropout=cfg.activation_dropout,
@@ -127,6 +124,5 @@ def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMem
         memory = registered.memory.build(settings, cfg.decoder_embed_dim, cfg.decoder_attention_heads, layer)
     except SettingError as error:
         raise named_as_typed(error, registered) from error
-    if (ablation := str(cfg.ltm_ablation)) != "none":
-        ablate(memory, ablation)
+    set_up_memory(memory, memory, cfg)
     return memory

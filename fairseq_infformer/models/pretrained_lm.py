@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairseq_infformer.errors import InputError, one_line
-from fairseq_infformer.modules.memories import Figure, SettingError, ablate
+from fairseq_infformer.modules.memories import Figure, SettingError
 from fairseq_infformer.modules.streams import Piece, StreamState
 from fairseq_infformer.vocabulary_files import TOKENIZER, TokenizerDictionary, load_tokenizer
 
@@ -32,6 +32,7 @@ from .configuration import (
     memory_settings,
     named_as_typed,
     registered_memory,
+    set_up_memory,
     with_defaults,
     with_memory_options,
 )
@@ -266,11 +267,8 @@ def _memory(cfg: PretrainedConfig, num_layers: int, segment: int) -> dict[str, A
 
 def _prepared(model: "InfformerForCausalLM", cfg: PretrainedConfig) -> "InfformerForCausalLM":
     """The model in float32, from which fairseq casts it, with its memories as an optimizer and ``cfg`` want them."""
-    for parameter in model.memories.parameters():
-        parameter.param_group = "ltm"  # fairseq's attribute by which an optimizer can tell groups apart
-    if (ablation := str(cfg.ltm_ablation)) != "none":
-        for gated in model.memories.values():
-            ablate(gated.memory, ablation)
+    for gated in model.memories.values():
+        set_up_memory(gated, gated.memory, cfg)
     return model.float()
 
 
