@@ -36,7 +36,7 @@ class LtmAdam(FairseqAdam):
         if not all(groups):
             raise InputError(
                 "--optimizer ltm_adam needs weights of a long-term memory and others beside; give --optimizer adam for "
-                "a model without such a memory, and add --fp16-no-flatten-grads to --fp16"
+                "a model that trains only one of them, and add --fp16-no-flatten-grads to --fp16"
             )
         super().__init__(cfg, [{"params": group} for group in groups])
         self.set_lr(self.get_lr())

@@ -35,6 +35,7 @@ RESULTS = {
     "perplexity_per_word": "perplexity per word",
     "bits_per_byte": "bits per byte",
     "accuracy": "accuracy",
+    "state_bytes": "bytes kept per stream",
 }
 
 
@@ -69,8 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--predictions",
         type=Path,
         metavar="FILE.npz",
-        help="with --score answers: also write, for each target, its offset in the text, its number in dict.txt "
-        "and the number of the most probable word",
+        help="also write, for each target, its offset in the text, its number in dict.txt, the number of the most "
+        "probable word, and its loss in nats",
     )
     parser.add_argument(
         "--ablation",
@@ -133,15 +134,15 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def score(
-    model: Any, task: Any, split: str, batch_size: int, device: torch.device, launch: Launch
+    model: Any, task: Any, split: str, batch_size: int, device: torch.device, launch: Launch, predict: bool = False
 ) -> tuple[dict[str, float], np.ndarray]:
     """Score all targets of the split.
 
     Each process reads ``batch_size`` streams, and gets the sums over all processes.
 
     Returns:
-        sums: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs about the memory; and, if the task scores
-        answers, (targets, 3): offset in the text, word, and most probable word.
+        sums: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs about the memory; and, with ``predict``,
+        (targets, 4): offset in the text, word, most probable word, and loss in nats.
     """
     answers = str(task.cfg.score) == "answers"
     criterion = LtmCrossEntropy(task, answers=answers)
@@ -149,7 +150,7 @@ def score(
         task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
     ).next_epoch_itr(shuffle=False)
     totals: dict[str, float] = {}
-    predictions = [np.empty((0, 3), dtype=np.int64)]
+    predictions = [np.empty((0, 4))]
     no_bar = True if launch.rank else None  # None: unless the output is a terminal
     for sample in tqdm(batches, unit="segment", disable=no_bar, file=sys.stderr, leave=False):
         sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
@@ -158,12 +159,11 @@ def score(
         for key, value in log.items():
             totals[key] = totals.get(key, 0.0) + float(value)
         if answers:
-            scored = sample["target"].ne(task.dictionary.pad())
-            row, position = scored.nonzero().cpu().numpy().T
-            words = torch.stack([sample["target"][scored], criterion.predict(model, net_output)], dim=1)
-            words = words.cpu().numpy()
-            totals["correct"] = totals.get("correct", 0.0) + float((words[:, 0] == words[:, 1]).sum())
-            predictions.append(np.column_stack([sample["start"][row] + position, words]))
+            totals["correct"] = totals.get("correct", 0.0) + float(criterion.correct(model, net_output, sample))
+        if predict:
+            row, position = sample["target"].ne(task.dictionary.pad()).nonzero().cpu().numpy().T
+            figures = [figure.cpu().numpy() for figure in criterion.predictions(model, net_output, sample)]
+            predictions.append(np.column_stack([sample["start"][row] + position, *figures]))
     return collectives.summed(totals), collectives.joined(np.concatenate(predictions))
 
 
@@ -201,26 +201,28 @@ def results(totals: dict[str, float], stats: dict[str, int]) -> dict[str, Any]:
 
 def write_predictions(file: Path, predictions: np.ndarray) -> None:
     """Write the predictions that ``score`` returned, in the order of the text."""
-    offset, target, predicted = predictions[np.argsort(predictions[:, 0])].T
+    *words, loss = predictions[np.argsort(predictions[:, 0])].T
+    offset, target, predicted = (column.astype(np.int64) for column in words)
     with replacing(file) as new, new.open("wb") as out:
-        np.savez(out, offset=offset, target=target, predicted=predicted)
+        np.savez(out, offset=offset, target=target, predicted=predicted, loss=loss)
 
 
 def evaluate(args: argparse.Namespace, launch: Launch = ALONE) -> dict[str, Any]:
     """Load the model, score the split, and return the results of all processes by name."""
     model, task = load(args)
-    if args.predictions and str(task.cfg.score) != "answers":
-        raise InputError("--predictions works only with --score answers; give both, or leave --predictions out")
     device = torch.device("cpu")
     if torch.cuda.is_available() and not args.cpu:
         device = torch.device("cuda", launch.local_rank % torch.cuda.device_count())
     started = time.time()
-    totals, predictions = score(model.to(device), task, args.split, args.batch_size, device, launch)
+    model = model.to(device)
+    totals, predictions = score(model, task, args.split, args.batch_size, device, launch, bool(args.predictions))
     if args.predictions and not launch.rank:
         write_predictions(args.predictions, predictions)
     stats = read_stats(Path(args.data))["splits"].get(args.split, {})
     return (
-        {"path": args.path, "split": args.split} | results(totals, stats) | {"seconds": round(time.time() - started, 1)}
+        {"path": args.path, "split": args.split}
+        | results(totals, stats)
+        | {"state_bytes": model.decoder.state_bytes(), "seconds": round(time.time() - started, 1)}
     )
 
 

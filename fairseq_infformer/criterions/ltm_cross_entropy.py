@@ -57,8 +57,7 @@ class LtmCrossEntropy(FairseqCriterion):
         net_output = self.output(model, sample)
         loss, ntokens, log = self.loss(model, net_output, sample)
         if self.answers:
-            target = sample["target"]
-            log["correct"] = (self.predict(model, net_output) == target[target.ne(self.padding_idx)]).sum()
+            log["correct"] = self.correct(model, net_output, sample)
         return loss, ntokens, log
 
     def output(self, model: Any, sample: dict[str, Any]) -> tuple:
@@ -87,13 +86,25 @@ class LtmCrossEntropy(FairseqCriterion):
         log["loss"] = loss.detach()
         return loss, ntokens, log
 
+    def correct(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> Tensor:
+        """How many targets are the most probable word, for an ``output`` of answers."""
+        targets, scores = self._scored(model, net_output, sample)
+        return (scores.argmax(-1) == targets).sum()
+
+    def predictions(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the n targets, in the order of the rows: the words, the most probable words and the losses in nats."""
+        targets, scores = self._scored(model, net_output, sample)
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        return targets, scores.argmax(-1), F.cross_entropy(scores.to(exact), targets, reduction="none")
+
     @torch.no_grad()
-    def predict(self, model: Any, net_output: tuple) -> Tensor:
-        """The most probable words (n,) for an ``output`` of answers."""
-        scores = net_output[0]
+    def _scored(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The targets (n,) of a sample, and the logits or log-probabilities (n, V) of all words in their place."""
+        scored = sample["target"].ne(self.padding_idx)
+        scores = net_output[0] if self.answers else net_output[0][scored]
         if model.decoder.adaptive_softmax is not None and len(scores):
             scores = model.decoder.adaptive_softmax.get_log_prob(scores[None], None)[0]
-        return scores.argmax(-1)
+        return sample["target"][scored], scores
 
     def _replayed_cross_entropy(self, model: Any, features: Tensor, target: Tensor, num_segments: int) -> Tensor:
         """Cross-entropy of features (B, K · T, C), which keeps the logits of one segment at a time."""

@@ -80,6 +80,9 @@ class PretrainedConfig(MemoryConfig):
             "silent reads by random ones, and its output starts at zero"
         },
     )
+    freeze_pretrained: bool = field(
+        default=False, metadata={"help": "train the memory alone; the pretrained weights stay as they are"}
+    )
 
 
 @register_model(MODEL, dataclass=PretrainedConfig)
@@ -101,6 +104,8 @@ class PretrainedLM(StreamingLanguageModel):
     def build(cls, cfg: PretrainedConfig, dictionary: Dictionary, segment: int) -> "PretrainedLM":
         """Build the model, with new weights, for segments of this length; InputError names a wrong setting."""
         check_types(cfg, PretrainedConfig)
+        if cfg.freeze_pretrained and str(cfg.long_term_memory) == "none":
+            raise InputError("--freeze-pretrained leaves nothing to train without a memory; leave it out")
         infinite_former_pretrained(cfg)  # which fairseq does not call for a configuration of Hydra
         if cfg.base_config is None:
             raise InputError("--pretrained is missing; give the folder of the model to start from")
@@ -269,6 +274,7 @@ def _prepared(model: "InfformerForCausalLM", cfg: PretrainedConfig) -> "Infforme
     """The model in float32, from which fairseq casts it, with its memories as an optimizer and ``cfg`` want them."""
     for gated in model.memories.values():
         set_up_memory(gated, gated.memory, cfg)
+    model.base.requires_grad_(not cfg.freeze_pretrained)
     return model.float()
 
 

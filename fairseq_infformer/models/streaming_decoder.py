@@ -155,6 +155,12 @@ class StreamingDecoder(FairseqDecoder, ABC):
             )
         return states
 
+    def state_bytes(self) -> int:
+        """How many bytes evaluation keeps of one stream between two segments; 0 before it has read any."""
+        memory = self.streams.get(False)
+        tensors = [] if memory is None else list(memory_format.tensors_of(memory.after).values())
+        return sum(tensor.nbytes // len(tensor) for tensor in tensors)
+
     def memory_state(self) -> dict[str, Tensor]:
         """The memory of training after its last segment, see ``memory_format``."""
         memory = self.streams.get(True)

@@ -89,6 +89,7 @@ def test_score_answers_trains_and_scores_only_the_answers(arch, sorting, tmp_pat
     assert predictions["offset"].tolist() == (starts + LENGTH + 1 + np.arange(20)).ravel().tolist()
     assert predictions["target"].tolist() == (expected[:, LENGTH + 1 : -1] + 4).ravel().tolist()
     assert found["accuracy"] == pytest.approx((predictions["target"] == predictions["predicted"]).mean())
+    assert predictions["loss"].sum() == pytest.approx(found["nll"], rel=1e-5)
 
 
 def test_score_answers_refuses_data_without_answers(documents):

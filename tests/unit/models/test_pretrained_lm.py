@@ -270,6 +270,29 @@ def test_ltm_adam_takes_the_memories_as_its_group(data, llama):
     assert own["lr"] == 5 * others["lr"]
 
 
+def test_freeze_pretrained_trains_the_memory_alone(data, llama):
+    trainer, batches = built(
+        data, "--pretrained", llama, "--freeze-pretrained", "--document-boundaries", "ignore", *GIBBS
+    )
+    model = trainer.get_model().decoder.model
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    for _, sample in zip(range(5), batches):
+        trainer.train_step([sample])
+    changed = {name for name, weight in model.named_parameters() if not weight.equal(before[name])}
+    assert changed == {name for name in before if name.startswith("memories.")}
+
+
+def test_predictions_have_the_loss_of_every_token(data, checkpoint, tmp_path):
+    found = scores(data, checkpoint, "--batch-size", 2, "--predictions", tmp_path / "p.npz")
+    predictions = np.load(tmp_path / "p.npz")
+    assert predictions["offset"].tolist() == list(range(found["tokens"]))
+    assert predictions["target"].tolist() == [token for line in preparing.lines_of(data, "test") for token in line]
+    assert predictions["loss"].sum() == pytest.approx(found["nll"], rel=1e-5)
+    # Per layer: 4 sinks, and window and segment of 8, as wide as 32 channels, and 16 coefficients of as many.
+    least = 2 * (4 + 8 + 8 + 16) * 32 * 4
+    assert least < found["state_bytes"] < 1.5 * least
+
+
 def test_score_answers_scores_what_stands_between_added_tokens(tmp_path):
     marked = ("<|endoftext|>", "<answer>", "</answer>")
     small_tokenizer.write(tmp_path / "llama", "the cat sat on the mat", special=marked)
@@ -317,6 +340,11 @@ WRONG = [
     (None, ["--ltm-basis", 0], r"--ltm-basis must be a positive multiple of .*, got 0"),
     (None, ["--ltm-layers", "2"], r"--ltm-layers must lie in 0..1, got 2"),
     (None, ["--long-term-memory", "long"], r"--long-term-memory must be one of none, .*, got 'long'"),
+    (
+        None,
+        ["--freeze-pretrained", "--long-term-memory", "none"],
+        r"^--freeze-pretrained leaves nothing to train without a memory; leave it out",
+    ),
     (None, ["--stm-length", -1], r"^--stm-length must be a whole number, 0 or more, got -1"),
     (
         None,
