@@ -71,12 +71,13 @@ TABLE = (
             "ltm-sampling": "uniform",
         },
     ),
+    Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
-# Two of them trained otherwise, for recipes whose trainings count their updates in segments.
+# Some of them trained otherwise, for recipes whose trainings count their updates in segments.
 SEVERAL_SEGMENTS = tuple(
     memory.with_segments(option, 8)
     for memory in TABLE
-    if memory.name in ("none", "gibbs")
+    if memory.name in ("none", "gibbs", "slots")
     for option in ("update-freq", "bptt-segments")
 )
 MEMORIES = {memory.name: memory for memory in (*TABLE, *SEVERAL_SEGMENTS)}

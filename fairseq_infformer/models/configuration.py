@@ -41,8 +41,8 @@ class MemoryConfig(FairseqDataclass):
     long_term_memory: str = field(
         default="continuous",
         metadata={
-            "help": "continuous (the ∞-former's), compressive (the Compressive Transformer's), none (a "
-            "Transformer-XL), or one that your plugin registers"
+            "help": f"{', '.join(sorted(MEMORIES))}, none (a Transformer-XL), or one that your plugin registers; see "
+            "docs/memories.md"
         },
     )
     ltm_layers: str = field(

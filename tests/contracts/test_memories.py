@@ -56,6 +56,11 @@ class TestCompressive(MemoryContract):
         return build("compressive", length=6, rate=3, function=self.function)
 
 
+class TestSlots(MemoryContract):
+    def make(self) -> LongTermMemory:
+        return build("slots", count=3)
+
+
 class TestYourOwn(MemoryContract):
     def make(self) -> LongTermMemory:
         spec = importlib.util.spec_from_file_location("mine", ROOT / "examples/your_own_memory/__init__.py")

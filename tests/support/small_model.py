@@ -25,6 +25,7 @@ VARIANTS = [
     {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2},
     {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
     {"long_term_memory": "compressive", "position_encoding": "learned", "stm_length": 0, "attention_bias": True},
+    {"long_term_memory": "slots", "slots_count": 3},
 ]
 
 
@@ -54,7 +55,7 @@ def build(seed: int = 0, prefix: str = "w", **settings) -> InfiniteFormerLM:
         for name, parameter in model.named_parameters():
             if "mean_proj" in name or "variance_proj" in name:
                 parameter.mul_(20)
-            elif "long_term_memory.attention.out_proj" in name:
+            elif "long_term_memory" in name and "out_proj" in name:
                 torch.nn.init.xavier_uniform_(parameter)
     return model.eval()
 

@@ -12,6 +12,7 @@ import torch
 RESET = "--document-boundaries reset"
 ADAPTIVE = "--adaptive-softmax-cutoff 20,40"
 FIXED = "--ltm-contraction fixed"
+SLOTS = "--long-term-memory slots"
 LEARNED = "--position-encoding learned --stm-length 0"
 
 
@@ -237,6 +238,9 @@ TRAINING = [
     # ---- a pretrained GPT-2, as earlier versions had it
     option("--arch infinite_former_gpt2", r"is of earlier versions, .*; give --arch infinite_former_pretrained"),
     option("--gpt2 G", r"--gpt2: give --arch infinite_former_pretrained --pretrained G instead"),
+    option("--slots-count 0", r"--slots-count must be 1 or more, got 0", beside=SLOTS),
+    option("--slots-temperature 0", r"--slots-temperature must be positive, got 0", beside=SLOTS),
+    option("--slots-temperature=-1", r"--slots-temperature must be positive, got -1", beside=SLOTS),
     option("--optimizer ltm_adam --long-term-memory none", r"ltm_adam needs weights of a long-term"),
     # ---- how fairseq runs
     option("--ddp-backend fully_sharded", r"\(FSDP\) is not supported"),

@@ -18,6 +18,7 @@ from fairseq_infformer.modules import (
 )
 from fairseq_infformer.modules.attention import RelativeAttention
 from fairseq_infformer.modules.memories import MEMORIES, LongTermMemory
+from fairseq_infformer.modules.memories.slots import SlotMemory
 
 BASIS = GaussianBasis(8, (0.1, 0.2))
 DIM, HEADS = 16, 2
@@ -32,6 +33,7 @@ def parameters_of(module: type) -> dict[str, object]:
     [
         ("continuous", [GaussianBasis, ContinuousMemory, ContinuousAttention, ContinuousLongTermMemory]),
         ("compressive", [CompressiveMemory]),
+        ("slots", [SlotMemory]),
     ],
 )
 def test_defaults_of_modules_are_those_of_the_options(name, modules):
@@ -62,6 +64,11 @@ def continuous(memory: dict, attention: dict, **basis: object) -> ContinuousLong
 def compressive(**settings: object) -> CompressiveMemory:
     torch.manual_seed(0)
     return CompressiveMemory(DIM, **settings)
+
+
+def slots(*settings: object) -> SlotMemory:
+    torch.manual_seed(0)
+    return SlotMemory(DIM, HEADS, *settings)
 
 
 SMALL = ["--ltm-basis", 8, "--ltm-widths", "0.1,0.2", "--ltm-samples", 16]
@@ -95,8 +102,9 @@ PAPER = ["--ltm-contraction", "fixed", "--ltm-density", "gaussian", "--ltm-min-s
             ["--long-term-memory", "compressive", "--compressive-length", 5, "--compressive-function", "max"],
             lambda: compressive(length=5, function="max"),
         ),
+        (["--long-term-memory", "slots", "--slots-count", 5, "--slots-temperature", 0.5], lambda: slots(5, 0.5)),
     ],
-    ids=["continuous", "paper", "sticky", "compressive", "compressive-max"],
+    ids=["continuous", "paper", "sticky", "compressive", "compressive-max", "slots"],
 )
 def test_python_and_the_command_line_build_the_same_memory(flags, in_python):
     torch.manual_seed(1)

@@ -21,7 +21,8 @@ from small_pretrained import (
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules.memories import MEMORIES, CompressiveMemory, ablate, register_memory
+from fairseq_infformer.modules.memories import MEMORIES, ablate, register_memory
+from fairseq_infformer.modules.memories.compressive import CompressiveMemory
 from fairseq_infformer.modules.memories.compressive.memory import CompressiveSettings
 from fairseq_infformer.modules.memories.continuous import ADDRESSINGS, DENSITIES
 from fairseq_infformer.pretrained import attach, naive

@@ -23,23 +23,27 @@ SIZES = [(name, size) for name in RECIPES for size in experiment(name, *OWN_OPTI
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "compressive", "none"),
+    ("name", "size", "compressive", "none", "slots"),
     [
-        ("wikitext2", "small", 1009, 1583),
-        ("wikitext103", "small", 1009, 1583),
-        ("wikitext103", "paper", 1896, 2714),
-        ("books", "small", 897, 1407),
-        ("books", "paper", 2689, 4223),
+        ("wikitext2", "small", 1009, 1583, 706),
+        ("wikitext103", "small", 1009, 1583, 706),
+        ("wikitext103", "paper", 1896, 2714, 1471),
+        ("books", "small", 897, 1407, 626),
+        ("books", "paper", 2689, 4223, 1906),
     ],
 )
-def test_ffn_width_gives_every_memory_as_many_parameters(name, size, compressive, none):
+def test_ffn_width_gives_every_memory_as_many_parameters(name, size, compressive, none, slots):
     """The widths are those of the trainings that RESULTS.md shows, whose folders resume with the same ones only."""
     made = experiment(name, "--size", size, *OWN_OPTIONS.get(name, []))
     widths = {}
     for memory in made.memories:
         words = made.training(memory, 1)
         widths[memory] = int(words[words.index("--decoder-ffn-embed-dim") + 1])
-    assert widths == dict.fromkeys(made.memories, made.size.ffn) | {"compressive": compressive, "none": none}
+    assert widths == dict.fromkeys(made.memories, made.size.ffn) | {
+        "compressive": compressive,
+        "none": none,
+        "slots": slots,
+    }
 
 
 def test_another_memory_is_a_row_of_the_table(monkeypatch):
