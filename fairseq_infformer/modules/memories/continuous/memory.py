@@ -47,7 +47,8 @@ class ContinuousMemory(nn.Module):
         ridge: λ of the regression, 1e-8 or more. Where few new vectors come and an old signal would grow with it, an
             update takes a larger one (``operators.ridge_used``).
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
-            equal share, so that nothing old is forgotten for being old.
+            equal share, so that nothing old is forgotten for being old; ``square-root`` gives the first m of n tokens
+            √(m/n), so that what was read first stays readable, and no token has less than half an equal share.
         tau: τ in (0, 1), of the fixed contraction.
         horizon: of the proportional contraction: how many tokens share [0, 1] equally. With more, what is older
             fades, by a factor e every ``horizon`` tokens. Absent: all of them.

@@ -250,7 +250,8 @@ def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float
     if memory.contraction == "fixed":
         return memory.tau
     sharing = num_tokens if memory.horizon is None else min(num_tokens, memory.horizon)
-    return sharing / (sharing + length)
+    share = sharing / (sharing + length)
+    return math.sqrt(share) if memory.contraction == "square-root" else share
 
 
 def write(

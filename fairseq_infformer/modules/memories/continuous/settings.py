@@ -22,7 +22,8 @@ class ContinuousSettings:
     contraction: str = field(
         default="proportional",
         metadata={
-            "help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share",
+            "help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share; square-root: "
+            "the first m of n tokens √(m/n), no token less than half an equal share",
             "choices": CONTRACTIONS,
         },
     )

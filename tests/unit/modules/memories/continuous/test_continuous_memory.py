@@ -16,7 +16,11 @@ from fairseq_infformer.modules import (
 )
 from fairseq_infformer.modules.attention import PlainAttention
 from fairseq_infformer.modules.memories.continuous import naive, operators
-from fairseq_infformer.modules.memories.continuous.contraction import CONTRACTIONS, proportional_contraction
+from fairseq_infformer.modules.memories.continuous.contraction import (
+    CONTRACTIONS,
+    proportional_contraction,
+    square_root_contraction,
+)
 from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
 from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, OPERATORS_KEPT, OPERATORS_KEPT_AT_MOST
 from fairseq_infformer.modules.memories.continuous.sampling import hashed_uniform
@@ -228,7 +232,7 @@ def test_sticky_write_keeps_more_of_attended_positions(contraction, sampling, de
     mean = torch.full((1, 2, 4), 0.7)
     read = DENSITIES[density](mean, torch.full_like(mean, 0.03**2))
     after = memory.write(state, torch.zeros(1, 100, DIM), density=read)
-    tau = 0.75 if contraction == "fixed" else 0.5
+    tau = naive.contraction(memory, 100, 100)
     t = torch.linspace(0.05, tau - 0.05, 50)
     signal = (memory.basis.evaluate(t) @ after.coefficients[0])[:, 0]
     assert float((signal - 1).abs().max()) < 0.1
@@ -421,6 +425,23 @@ def test_proportional_contraction_is_exact_up_to_16_segments(num_tokens, length)
     same(tau, torch.tensor([num_tokens / (num_tokens + length)], dtype=torch.float64), 1e-15)
 
 
+def test_square_root_contraction_gives_the_first_tokens_the_root_of_their_share():
+    """The first m of 2,000 segments have √(m/2000) of [0, 1], so the last ones half an equal share."""
+    ends = torch.ones(1, dtype=torch.float64)
+    for number in range(1, 2000):
+        tau = square_root_contraction(torch.tensor([512 * number]), torch.tensor([512]), 0.0)
+        ends = torch.cat([ends * tau, torch.ones(1, dtype=torch.float64)])
+    expected = (torch.arange(1, 2001, dtype=torch.float64) / 2000).sqrt()
+    torch.testing.assert_close(ends, expected, rtol=0.025, atol=0)
+    assert 0.47 / 2000 < float(ends[-1] - ends[-2]) < 0.53 / 2000, "of a grid of 5 %"
+
+
+def test_square_root_contraction_keeps_the_first_segments_best():
+    root, proportional = (r_squared_by_age(rule, segments=80) for rule in ("square-root", "proportional"))
+    assert float(root[:8].mean()) > 0.85
+    assert float(proportional[:8].mean()) < 0.6, "80 steps are too many for the equal shares of 128 functions"
+
+
 def test_horizon_makes_older_tokens_decay():
     """Up to 8 tokens every one has an equal share, from then on each update is that of τ = 8/(8 + L)."""
     bounded, unbounded = (ContinuousMemory(BASES[0], 10, 0.3, "proportional", horizon=horizon) for horizon in (8, None))
@@ -534,7 +555,7 @@ def test_long_term_memory_joins_memory_and_attention():
             "horizon needs the proportional contraction, got 5 with fixed",
         ),
         ({"horizon": 0}, "horizon must be positive, got 0"),
-        ({"contraction": "halving"}, "contraction must be one of fixed, proportional, got 'halving'"),
+        ({"contraction": "halving"}, "contraction must be one of fixed, proportional, square-root, got 'halving'"),
         ({"sampling": "random"}, "sampling must be one of uniform, sticky, sticky-quantile, got 'random'"),
     ],
 )
@@ -583,7 +604,7 @@ def test_continuous_memory_refuses_too_few_samples():
         ContinuousMemory(basis, 16)
 
 
-@pytest.mark.parametrize("contraction", ["fixed", "proportional"])
+@pytest.mark.parametrize("contraction", sorted(CONTRACTIONS))
 def test_write_stays_bounded_for_a_thousand_updates(contraction):
     memory = ContinuousMemory(GaussianBasis(16, (0.01, 0.05)), 64, contraction=contraction)
     state = memory.initial_state(1, 2)

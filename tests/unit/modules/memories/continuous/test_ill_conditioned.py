@@ -23,6 +23,7 @@ MEMORIES = [
     (32, "sticky", "proportional"),
     (200, "sticky-quantile", "fixed"),
     (200, "uniform", "proportional"),
+    (200, "uniform", "square-root"),
 ]
 
 
