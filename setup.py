@@ -31,6 +31,8 @@ setup(
         ],
         # A memory for the models of transformers; older versions name the cache otherwise.
         "hf": ["transformers>=5.24,<6"],
+        # Reads the weights that recipes/pretrained downloads.
+        "gguf": ["gguf>=0.17", "accelerate>=1.1"],
         # Triton's interpreter runs the GPU kernels' tests without a GPU; torch's CPU build does not bring it.
         "test": [
             "pytest>=8",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from recipes import launches, train
 from recipes.commands import Command
 from recipes.launches import ROOT
-from recipes.memories import MEMORIES, TABLE
+from recipes.memories import MEMORIES, TABLE, Memory
 
 BIN = ROOT / ".venv/bin"
 PYTHON = BIN / "python"
@@ -42,6 +42,7 @@ class Experiment(ABC):
     stages: ClassVar[dict[str, str]]  # what each does
     rows: ClassVar[str] = "streams"
     extras: ClassVar[str] = "plot"  # of setup.py
+    known: ClassVar[dict[str, Memory]] = MEMORIES  # what --memory takes
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Ends the program if options are wrong, before any work."""
@@ -111,10 +112,10 @@ class Experiment(ABC):
                 commands.append(Command(words, f"scoring {save}: {name}", output=file))
         return commands
 
-    @staticmethod
-    def memory(name: str) -> str:
+    @classmethod
+    def memory(cls, name: str) -> str:
         """What fairseq-train is given for a memory."""
-        return shlex.join(MEMORIES[name].arguments)
+        return shlex.join(cls.known[name].arguments)
 
     def python(self, module: str, *arguments: object) -> Command:
         return Command([str(PYTHON), "-m", module, *map(str, arguments)])

@@ -2,14 +2,13 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from recipes.experiment import Experiment, number, positive
 from recipes.launches import die
-from recipes.memories import MEMORIES
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,11 +25,16 @@ def seeds(text: str) -> list[int]:
     return [int(seed) for seed in text.split(",")]
 
 
-def memories(text: str) -> list[str]:
-    for name in text.split(","):
-        if name not in MEMORIES:
-            die(f"unknown memory {name}; choose from {','.join(MEMORIES)}")
-    return text.split(",")
+def memories(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Reads names with commas between, all of them known."""
+
+    def read(text: str) -> list[str]:
+        for name in text.split(","):
+            if name not in known:
+                die(f"unknown memory {name}; choose from {','.join(known)}")
+        return text.split(",")
+
+    return read
 
 
 def parser_of(experiment: type[Experiment]) -> Parser:
@@ -53,9 +57,9 @@ def parser_of(experiment: type[Experiment]) -> Parser:
     experiment.add_options(parser)
     parser.add_argument(
         "--memory",
-        type=memories,
+        type=memories(experiment.known),
         metavar="NAME,NAME",
-        help=f"from {', '.join(MEMORIES)} (default: {defaults(sizes, lambda size: ', '.join(size.memories))})",
+        help=f"from {', '.join(experiment.known)} (default: {defaults(sizes, lambda size: ', '.join(size.memories))})",
     )
     parser.add_argument(
         "--seeds",

@@ -2,9 +2,9 @@
 
   python -m recipes.plot FILE... [--out DIR]
 
-Training curves of every recipe that trains; accuracy by length (sorting), accuracy by distance (recall), the cost of a
-token against the tokens read (recipes.benchmarks.cost). Lines are means over seeds, bands and bars their standard
-deviation. Needs matplotlib: pip install '.[plot]'.
+Training curves; accuracy by length (sorting), accuracy by distance (recall), the gain of a memory by the position in a
+document (pretrained), the cost of a token against the tokens read (recipes.benchmarks.cost). Lines are means over
+seeds, bands and bars their standard deviation. Needs matplotlib: pip install '.[plot]'.
 """
 
 import argparse
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from recipes.memories import MEMORIES
+from recipes.pretrained.rows import LONG, ROWS, SHORT
 from recipes.runs import Record, grouped, share_right
 
 AVERAGED = 5  # points of a training curve
 
 
 def look(memory: str) -> dict[str, Any]:
-    return {"label": MEMORIES[memory].label, "color": MEMORIES[memory].color, "linestyle": MEMORIES[memory].line}
+    row = (MEMORIES | ROWS)[memory]
+    return {"label": row.label, "color": row.color, "linestyle": row.line}
 
 
 def memories(runs: list[Record]) -> list[tuple[str, list[Record]]]:
@@ -100,6 +102,23 @@ def cost_by_tokens(results: Record, axes: Any) -> None:
     axes.set(xlabel="tokens read", ylabel="µs per token", xscale="log", yscale="log")
 
 
+def gain_by_position(results: Record, axes: Any) -> None:
+    """How much lower the loss is than that of the short window, by the position in the document."""
+    groups = grouped(results["runs"], "segment", "memory")
+    segments = sorted({segment for segment, memory in groups if memory == SHORT})
+    for segment, marker in zip(segments, "os^v"):
+        short = np.mean([run["by_position"]["loss"] for run in groups[segment, SHORT]], axis=0)
+        for memory in ROWS:
+            seeds = groups.get((segment, memory)) or (groups.get((None, memory)) if memory == LONG else None)
+            if memory == SHORT or not seeds:
+                continue
+            line, deviation = mean_and_deviation([short - run["by_position"]["loss"] for run in seeds])
+            style = look(memory) | {"label": f"{look(memory)['label']}, segments of {segment}"}
+            axes.errorbar(seeds[0]["by_position"]["bounds"][1:], line, deviation, marker=marker, capsize=3, **style)
+    axes.axhline(0, color="grey", linewidth=1)
+    axes.set(xlabel="tokens of the document, up to", ylabel="gain over the short window, nats per token", xscale="log")
+
+
 # For each kind of results: the file's name, what it needs, and how it is drawn.
 Plot = tuple[str, Callable[[Record], bool], Callable[[Record, Any], None]]
 PLOTS: dict[str, list[Plot]] = {
@@ -109,6 +128,13 @@ PLOTS: dict[str, list[Plot]] = {
     ],
     "recall": [("by-distance", lambda results: True, accuracy_by_distance), ("curves", logged, curves)],
     "language-model": [("curves", logged, curves)],
+    "pretrained": [
+        (
+            "by-position",
+            lambda results: any(run["memory"] == SHORT for run in results["runs"]),
+            gain_by_position,
+        )
+    ],
     "cost": [("by-tokens", lambda results: True, cost_by_tokens)],
 }
 

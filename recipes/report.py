@@ -3,9 +3,8 @@
   python -m recipes.report [--check]
 
 A table stands between <!-- NAME --> and <!-- end of NAME -->, and is made of recipes/results/NAME.json: the
-results.json that a recipe left, or the JSON of a benchmark, copied there. The first table is made of all that compare
-memories. --check changes nothing, and fails if a
-table is not what its log gives.
+results.json that a recipe left, or the JSON of a benchmark, copied there. Those named overview and headroom are made
+of all that compare memories. --check changes nothing, and fails if a table is not what its log gives.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from recipes import plot, runs
+from recipes import headroom, plot, runs
 from recipes.memories import MEMORIES
 
 RECIPES = Path(__file__).resolve().parent
@@ -25,6 +24,7 @@ TABLES = {
     "sorting": "recipes.sorting.summary",
     "recall": "recipes.recall.summary",
     "language-model": "recipes.language_models.summary",
+    "pretrained": "recipes.pretrained.summary",
     "retention": "recipes.benchmarks.retention",
     "memory": "recipes.benchmarks.memory",
     "cost": "recipes.benchmarks.cost",
@@ -38,7 +38,7 @@ WORDING = {
     "values told": "values stated",
     "τ = .": "τ = 0.",
 }
-OVERVIEW = "overview"  # made of all logs
+OVERVIEW, HEADROOM = "overview", "headroom"  # made of all logs
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end of (?P=name) -->", re.DOTALL)
 
 
@@ -77,6 +77,9 @@ def report(text: str, kept: Path) -> str:
     def made(found: re.Match) -> str:
         if found["name"] == OVERVIEW:
             return overview(kept)
+        if found["name"] == HEADROOM:
+            logs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(kept.glob("*.json"))}
+            return f"<!-- {HEADROOM} -->\n{headroom.table(logs)}\n<!-- end of {HEADROOM} -->"
         file = kept / f"{found['name']}.json"
         if not file.exists():
             sys.exit(f"error: RESULTS.md has a table {found['name']}, but there is no {file}")

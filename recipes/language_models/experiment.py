@@ -10,7 +10,6 @@ from typing import ClassVar, Optional
 from recipes.commands import Command
 from recipes.experiment import Experiment, Size
 from recipes.launches import ROOT, die
-from recipes.memories import MEMORIES
 
 ADAM = "--optimizer adam --lr-scheduler cosine"
 
@@ -48,7 +47,7 @@ class LanguageModels(Experiment):
         if self.options.stage <= 1 <= self.options.stop_stage and not (self.options.raw or self.is_binarised):
             die("give --raw, the folder of the text; docs/recipes.md says where to get it")
         for name in self.memories:
-            if (segments := MEMORIES[name].segments) > 1:
+            if (segments := self.known[name].segments) > 1:
                 die(
                     f"--memory {name} takes {segments} segments per update, and the updates of a language model are "
                     f"those of a text read once; give --memory {name.split('-')[0]} -- --bptt-segments {segments} "

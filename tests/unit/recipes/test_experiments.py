@@ -17,7 +17,13 @@ from recipes import run as recipe_run
 from recipes.language_models.parameters import ffn_width
 from recipes.memories import MEMORIES
 
-OWN_OPTIONS = {"gpt2": ["--gpt2", "GPT2", "--raw", "RAW"], "wikitext2": ["--raw", "RAW"], "books": ["--raw", "RAW"]}
+OWN_OPTIONS = {
+    "gpt2": ["--gpt2", "GPT2", "--raw", "RAW"],
+    "pretrained": ["--smollm2", "--raw", "RAW"],
+    "wikitext2": ["--raw", "RAW"],
+    "books": ["--raw", "RAW"],
+}
+EXTRAS = {"gpt2": "plot,hf", "pretrained": "plot,hf,gguf"}
 RECIPES = sorted(file.parent.name for file in (ROOT / "recipes").glob("*/run.sh"))
 SIZES = [(name, size) for name in RECIPES for size in experiment(name, *OWN_OPTIONS.get(name, [])).sizes]
 
@@ -73,19 +79,56 @@ def test_language_models_refuse_memories_with_several_segments_per_update(capsys
     assert "give --memory gibbs -- --bptt-segments 8" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("segment", [128, 256])
+@pytest.mark.parametrize("size", ["small", "gpu"])
+def test_rows_of_pretrained_models_train_on_the_same_tokens_in_the_same_updates(size, segment):
+    made = experiment("pretrained", "--smollm2", "--raw", "RAW", "--size", size, "--segment", segment)
+    read, saves = set(), set()
+    for row in made.memories:
+        given = dict(pairwise(made.training(row, 1)))
+        segments = int(given["--update-freq"]) * int(given["--bptt-segments"])
+        read.add((int(given["--batch-size"]), segments * int(given["--tokens-per-sample"])))
+        saves.add(made.save(row, 1))
+        if row != "ceiling":
+            assert given["--tokens-per-sample"] == given["--stm-length"] == str(segment)
+    assert len(read) == 1 and len(saves) == len(made.memories)
+    assert made.memory("gibbs") == made.memory("gibbs-bptt")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give --model DIR, the folder of a pretrained model, or --smollm2"),
+        (["--smollm2", "--model", "DIR"], "--model and --smollm2 are two models; give one of them"),
+        (["--model", "DIR"], "--model DIR has no config.json; give the folder of a pretrained model"),
+        (["--smollm2", "--segment", "100"], "--segment must divide 512, the tokens of a stream per update, got 100"),
+        (["--smollm2", "--splits", "train"], "--splits must be valid, test or valid,test, got train"),
+        (["--smollm2", "--memory", "none"], "unknown memory none; choose from base,finetuned,compressive,"),
+        (["--smollm2", "--dir", "new"], "give --raw, the folder of the novels"),
+    ],
+)
+def test_pretrained_recipe_refuses_wrong_options(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    raw = [] if "--dir" in words else ["--raw", "RAW"]
+    with pytest.raises(SystemExit):
+        experiment("pretrained", *words, *raw)
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 @pytest.mark.parametrize(("name", "size"), SIZES)
 def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, monkeypatch, capsys):
-    arguments = ["--size", size, "--memory", "none,sticky", "--seeds", "7", "--dir", str(tmp_path / "a run")]
+    memories = "finetuned,gibbs" if name == "pretrained" else "none,sticky"
+    arguments = ["--size", size, "--memory", memories, "--seeds", "7", "--dir", str(tmp_path / "a run")]
     environment = dict(os.environ)
     monkeypatch.setattr(sys, "argv", ["run", name, *arguments, *OWN_OPTIONS.get(name, []), "--dry-run"])
     monkeypatch.setattr(os, "environ", environment)
-    if name == "gpt2":
+    if name in EXTRAS:
         monkeypatch.setattr("fairseq_infformer.models.pretrained_lm.read_config", lambda folder: "{}")
     recipe_run.main()
     printed = capsys.readouterr().out.splitlines()
     assert not list(tmp_path.iterdir())
     lines = [shlex.split(line) for line in printed if not line.startswith("#")]
-    assert lines[0] == ["recipes/setup.sh", "--extras", "plot,hf" if name == "gpt2" else "plot"]
+    assert lines[0] == ["recipes/setup.sh", "--extras", EXTRAS.get(name, "plot")]
     trainings, scores = (
         [line[line.index(f".venv/bin/{program}") + 1 :] for line in lines if f".venv/bin/{program}" in line]
         for program in ("fairseq-train", "infformer-eval")

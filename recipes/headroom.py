@@ -1,0 +1,98 @@
+"""How much of what a longer window would give a memory gives: its share of the headroom.
+
+Headroom is what the model with a short window loses against the one with a long window, in log perplexity per token,
+and a memory's share of it is
+
+    (short − with memory) / (short − long)
+
+so 0 is no better than the short window, 1 as good as the long one. Results that have headroom say under this name
+
+    {"corpus": what was scored, "split": its split, "short": …, "memories": […], "long": …, "by": …}
+
+where short, memories and long are names in the field "memory" of their runs, and "by" is a field, such as "segment", in
+which runs that are compared must agree; a run where it is null is compared with all.
+"""
+
+import math
+from typing import NamedTuple, Optional
+
+from recipes import runs
+from recipes.runs import Record
+
+
+class Headroom(NamedTuple):
+    """A memory between its two ends, by seed; losses are log perplexities per token."""
+
+    memory: str
+    group: object  # the value of the field "by"
+    short: list[float]
+    losses: list[float]
+    long: list[float]
+    zeroed: list[float]
+    swapped: list[float]
+
+    @property
+    def share(self) -> Optional[list[float]]:
+        """Of each seed; of a single seed of short or long, all share it. None where there is no headroom."""
+        short, long = (
+            ends if len(ends) == len(self.losses) else [runs.mean(ends)] * len(self.losses)
+            for ends in (self.short, self.long)
+        )
+        if any(a <= b for a, b in zip(short, long)):
+            return None
+        return [(a - loss) / (a - b) for a, loss, b in zip(short, self.losses, long)]
+
+    def worse_by(self, losses: list[float]) -> list[float]:
+        """By how much perplexities are above those of the memory as it is, in percent."""
+        return [100 * math.expm1(other - own) for other, own in zip(losses, self.losses)]
+
+
+def loss(score: Record) -> float:
+    """The log perplexity per token of what ``infformer-eval`` has found."""
+    return score["nll"] / score["tokens"]
+
+
+def of(results: Record) -> list[Headroom]:
+    """Every memory whose ends were scored too; none, if the results have no headroom."""
+    settings = results.get("headroom")
+    if settings is None:
+        return []
+    split, by = settings["split"], settings.get("by")
+
+    def losses(name: str, group: object, part: str = split) -> list[float]:
+        found = [run for run in results["runs"] if run["memory"] == name and run.get(by) in (group, None)]
+        return [loss(run[part]) for run in sorted(found, key=lambda run: run["seed"]) if run.get(part)]
+
+    memories = []
+    for group in dict.fromkeys(run.get(by) for run in results["runs"]):
+        for memory in settings["memories"]:
+            short, own, long = (losses(name, group) for name in (settings["short"], memory, settings["long"]))
+            if short and own and long:
+                ablated = (losses(memory, group, part) for part in ("zero", "swap"))
+                memories.append(Headroom(memory, group, short, own, long, *ablated))
+    return memories
+
+
+COLUMNS = ("share", "swapped, worse by", "zeroed, worse by")
+
+
+def cells(one: Headroom) -> list[str]:
+    """A memory's ``COLUMNS`` in a table, all in percent."""
+    share = one.share and [100 * share for share in one.share]
+    figures = (share, one.worse_by(one.swapped), one.worse_by(one.zeroed))
+    return [f"{runs.spread(values)} %" if values else "" for values in figures]
+
+
+def table(logs: dict[str, Record]) -> str:
+    """One row per corpus and memory of all results that have headroom; ``logs`` by name."""
+    rows = []
+    for name, results in logs.items():
+        for one in of(results):
+            settings = results["headroom"]
+            group = f", {settings['by']} {one.group}" if one.group is not None else ""
+            perplexities = [
+                runs.spread([math.exp(loss) for loss in losses], 2) for losses in (one.short, one.losses, one.long)
+            ]
+            row = [f"{settings['corpus']}{group}", one.memory, *perplexities, *cells(one)]
+            rows.append([*row, f"[{name}](results/{name}.json)"])
+    return runs.markdown(["corpus", "memory", "short window", "with memory", "long window", *COLUMNS, "log"], rows)
