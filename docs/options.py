@@ -21,6 +21,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from fairseq_infformer.cli import evaluate, export, prepare
 from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
+from fairseq_infformer.models.memformer_lm import MemformerConfig
 from fairseq_infformer.models.pretrained_lm import PretrainedConfig
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
@@ -88,11 +89,12 @@ def architectures() -> str:
     """The named architectures, each with the defaults that it changes."""
     rows, baselines = [], []
     for name, set_defaults in ARCH_CONFIG_REGISTRY.items():
-        if ARCH_MODEL_NAME_REGISTRY.get(name) != "infinite_former_lm":
+        model = ARCH_MODEL_NAME_REGISTRY.get(name)
+        if model not in ("infinite_former_lm", "memformer_lm"):
             continue
         if name == "infinite_former_gpt2":
             continue  # of checkpoints alone
-        if not name.startswith("infinite_former_"):
+        if model == "infinite_former_lm" and not name.startswith("infinite_former_"):
             baselines.append(f"`{name}`")
             continue
         set_defaults(changed := argparse.Namespace())
@@ -112,9 +114,10 @@ def page() -> str:
         "`--arch infinite_former_lm` and the other architectures": table(
             [action for action in model if not own & set(action.option_strings)]
         ),
-        "`--arch infinite_former_pretrained`": table(
-            [action for action in declared(PretrainedConfig) if not own & set(action.option_strings)]
-        ),
+        **{
+            f"`--arch {arch}`": table([action for action in declared(config) if not own & set(action.option_strings)])
+            for arch, config in (("memformer_lm", MemformerConfig), ("infinite_former_pretrained", PretrainedConfig))
+        },
         **{
             f"`--long-term-memory {name}`": table([action for action in model if options & set(action.option_strings)])
             for name, options in of_memories.items()

@@ -121,6 +121,11 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     task.load_dataset(args.split)
     overrides = {"ltm_ablation": args.ablation}
     if args.stm_length is not None:
+        if "stm_length" not in settings["model"]:
+            arch = settings["model"]["_name"]
+            raise InputError(
+                f"--stm-length {args.stm_length} does not apply, because {arch} has no short-term memory; leave it out"
+            )
         overrides["stm_length"] = args.stm_length
     if exported:
         model = InfiniteFormerLM.from_pretrained(args.path, **overrides)

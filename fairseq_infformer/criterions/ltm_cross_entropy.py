@@ -13,8 +13,6 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairseq_infformer.modules.replay import replay
-
 # Logged with every memory; --best-checkpoint-metric can name these and the figures of a memory's reads.
 LOGGED = ("loss", "nll_loss", "ppl", "accuracy")
 # For each figure of the reads, what ranks and steps add up: its sum, the sum of its squares, and its count.
@@ -57,29 +55,41 @@ class LtmCrossEntropy(FairseqCriterion):
         net_output = self.output(model, sample)
         loss, ntokens, log = self.loss(model, net_output, sample)
         if self.answers:
-            log["correct"] = self.correct(model, net_output, sample)
+            counted = net_output[1].get("correct")
+            log["correct"] = self.correct(model, net_output, sample) if counted is None else counted
         return loss, ntokens, log
 
     def output(self, model: Any, sample: dict[str, Any]) -> tuple:
         """The model's output for the sample; under ``--score answers`` only for its n targets, (n, V) or (n, C).
 
-        For a sample that is replayed, it is the features: the logits of several segments would take most of the memory.
+        For a sample that is replayed, it is the cross-entropy, segment by segment, since the logits of several would
+        take most of the memory; the number of answers that are correct is then beside it.
         """
-        scored = sample["target"].ne(self.padding_idx) if self.answers else None
-        return model(**sample["net_input"], scored=scored, features_only=self._by_segments(sample))
+        inputs, target = sample["net_input"], sample["target"]
+        scored = target.ne(self.padding_idx) if self.answers else None
+        if not inputs.get("replayed", False):
+            return model(**inputs, scored=scored)
+        targets, correct = target.chunk(inputs["lengths"].shape[1], dim=1), []
 
-    def _by_segments(self, sample: dict[str, Any]) -> bool:
-        return sample["net_input"].get("replayed", False) and not self.answers
+        def objective(output: Tensor, number: int) -> Tensor:
+            wanted = targets[number].flatten()
+            if self.answers:
+                wanted = wanted[wanted.ne(self.padding_idx)]
+                correct.append((self._scores(model, output).argmax(-1) == wanted).sum())
+            return self._cross_entropy(model, output.flatten(0, -2), wanted)
+
+        total, extra = model(**inputs, scored=scored, objective=objective)
+        return total, extra | ({"correct": torch.stack(correct).sum()} if self.answers else {})
 
     def loss(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """What ``forward`` returns, for an ``output``, without the number of correct answers."""
         target = sample["target"]
         ntokens = sample["ntokens"]
         scored = target.ne(self.padding_idx)
-        targets = target[scored] if self.answers else target.flatten()
-        if self._by_segments(sample):
-            nll = self._replayed_cross_entropy(model, net_output[0], target, sample["net_input"]["lengths"].shape[1])
+        if sample["net_input"].get("replayed", False):
+            nll = net_output[0]
         else:
+            targets = target[scored] if self.answers else target.flatten()
             nll = self._cross_entropy(model, net_output[0].flatten(0, -2), targets)
         log = {"nll_loss": nll.detach(), "ntokens": ntokens, "nsentences": target.shape[0], "sample_size": ntokens}
         loss = nll + self._reported(net_output[1]["figures"], scored, log)
@@ -97,25 +107,18 @@ class LtmCrossEntropy(FairseqCriterion):
         exact = torch.promote_types(scores.dtype, torch.float32)
         return targets, scores.argmax(-1), F.cross_entropy(scores.to(exact), targets, reduction="none")
 
-    @torch.no_grad()
     def _scored(self, model: Any, net_output: tuple, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The targets (n,) of a sample, and the logits or log-probabilities (n, V) of all words in their place."""
         scored = sample["target"].ne(self.padding_idx)
-        scores = net_output[0] if self.answers else net_output[0][scored]
-        if model.decoder.adaptive_softmax is not None and len(scores):
-            scores = model.decoder.adaptive_softmax.get_log_prob(scores[None], None)[0]
-        return sample["target"][scored], scores
+        output = net_output[0] if self.answers else net_output[0][scored]
+        return sample["target"][scored], self._scores(model, output)
 
-    def _replayed_cross_entropy(self, model: Any, features: Tensor, target: Tensor, num_segments: int) -> Tensor:
-        """Cross-entropy of features (B, K · T, C), which keeps the logits of one segment at a time."""
-
-        def loss(state: None, segment: tuple[Tensor, Tensor]) -> tuple[None, Tensor]:
-            part, targets = segment
-            return state, self._cross_entropy(model, model.decoder.output_layer(part).flatten(0, -2), targets.flatten())
-
-        segments = zip(features.chunk(num_segments, dim=1), target.chunk(num_segments, dim=1))
-        _, losses = replay(loss, None, segments)
-        return torch.stack(losses).sum()
+    @torch.no_grad()
+    def _scores(self, model: Any, output: Tensor) -> Tensor:
+        """Logits or log-probabilities (n, V) of all words, from the logits (n, V) or the features (n, C)."""
+        if model.decoder.adaptive_softmax is not None and len(output):
+            return model.decoder.adaptive_softmax.get_log_prob(output[None], None)[0]
+        return output.detach()
 
     def _cross_entropy(self, model: Any, output: Tensor, target: Tensor) -> Tensor:
         adaptive = model.decoder.adaptive_softmax

@@ -8,7 +8,8 @@ from fairseq.models import register_model_architecture
 from . import infinite_former_lm  # noqa: F401  (registers the model)
 
 
-def _set_defaults(args: Any, **defaults: Any) -> None:
+def set_defaults(args: Any, **defaults: Any) -> None:
+    """Set the options that the user has not given."""
     # fairseq leaves a model's option out of args unless the user gave it.
     for name, value in defaults.items():
         setattr(args, name, getattr(args, name, value))
@@ -17,7 +18,7 @@ def _set_defaults(args: Any, **defaults: Any) -> None:
 @register_model_architecture("infinite_former_lm", "infinite_former_lm_tiny")
 def infinite_former_lm_tiny(args: Any) -> None:
     """Two layers that train in minutes on two CPU cores, as in the quickstart."""
-    _set_defaults(
+    set_defaults(
         args,
         decoder_embed_dim=128,
         decoder_ffn_embed_dim=256,
@@ -34,7 +35,7 @@ def infinite_former_lm_tiny(args: Any) -> None:
 @register_model_architecture("infinite_former_lm", "infinite_former_lm_sort")
 def infinite_former_lm_sort(args: Any) -> None:
     """The paper's sorting model (section 4.1)."""
-    _set_defaults(
+    set_defaults(
         args,
         decoder_embed_dim=300,
         decoder_ffn_embed_dim=300,
@@ -54,7 +55,7 @@ def infinite_former_lm_wt103(args: Any) -> None:
 
     All bands are as wide as the model, as in Transformer-XL's: without its memory it has 151 million parameters.
     """
-    _set_defaults(
+    set_defaults(
         args,
         decoder_embed_dim=410,
         decoder_ffn_embed_dim=2100,
@@ -82,7 +83,7 @@ def _register_variant(arch: str, memory: str, set_size: Optional[Callable[[Any],
     """Register an architecture that differs from one of the above only in its long-term memory."""
 
     def set_memory_and_size(args: Any) -> None:
-        _set_defaults(args, long_term_memory=memory)
+        set_defaults(args, long_term_memory=memory)
         if set_size is not None:
             set_size(args)
 

@@ -15,7 +15,7 @@ from torch import nn
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.layers import ACTIVATIONS
-from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES, LongTermMemory, SettingError, ablate
+from fairseq_infformer.modules.memories import ABLATIONS, LISTENERS, MEMORIES, Readable, SettingError, ablate
 from fairseq_infformer.modules.memories.base import Registered
 
 # The least value of each size; the modules check those of their own settings.
@@ -23,6 +23,7 @@ AT_LEAST = {
     "decoder_embed_dim": 1,
     "decoder_ffn_embed_dim": 1,
     "decoder_layers": 1,
+    "encoder_layers": 1,
     "decoder_attention_heads": 1,
     "max_target_positions": 1,
     "stm_length": 0,
@@ -118,9 +119,10 @@ def _as_typed(default: Any) -> Any:
     return ",".join(map(str, default)) if isinstance(default, tuple) else default
 
 
-@with_memory_options("infinite_former_lm")
 @dataclass
-class InfiniteFormerConfig(MemoryConfig):
+class TransformerConfig(MemoryConfig):
+    """What all models that are trained from scratch have."""
+
     decoder_embed_dim: int = field(default=512, metadata={"help": "width of the hidden states"})
     decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the feed-forward networks"})
     decoder_layers: int = field(default=6, metadata={"help": "number of layers"})
@@ -158,6 +160,15 @@ class InfiniteFormerConfig(MemoryConfig):
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute each layer's activations in the backward pass, which saves memory"}
     )
+    no_scale_embedding: bool = field(
+        default=False,
+        metadata={"help": "do not multiply embeddings by √width, as in GPT-2; those of an adaptive input never are"},
+    )
+
+
+@with_memory_options("infinite_former_lm")
+@dataclass
+class InfiniteFormerConfig(TransformerConfig):
     stm_length: int = field(
         default=512,
         metadata={"help": "short-term memory: number of past hidden states each layer attends to; 0 for none"},
@@ -176,10 +187,6 @@ class InfiniteFormerConfig(MemoryConfig):
     attention_bias: bool = field(
         default=False, metadata={"help": "give the projections of attention biases, as in GPT-2"}
     )
-    no_scale_embedding: bool = field(
-        default=False,
-        metadata={"help": "do not multiply embeddings by √width, as in GPT-2; those of an adaptive input never are"},
-    )
 
 
 # ---- Values of a long-term memory's options
@@ -192,16 +199,21 @@ def registered_memory(cfg: MemoryConfig) -> Registered:
     return MEMORIES[name]
 
 
-def set_up_memory(part: nn.Module, memory: LongTermMemory, cfg: MemoryConfig) -> None:
+def set_up_memory(part: nn.Module, memory: Readable, cfg: MemoryConfig) -> None:
     """Ablate the memory of a layer as ``cfg`` says, and let an optimizer tell its parameters apart.
 
     Args:
         part: what has these parameters, the memory or what it stands in.
     """
-    for parameter in part.parameters():
-        parameter.param_group = "ltm"  # fairseq's attribute for it
+    mark_as_memory(part)
     if (ablation := str(cfg.ltm_ablation)) != "none":
         ablate(memory, ablation)
+
+
+def mark_as_memory(part: nn.Module) -> None:
+    """Let an optimizer tell the parameters of a memory apart."""
+    for parameter in part.parameters():
+        parameter.param_group = "ltm"  # fairseq's attribute for it
 
 
 def layers_with_memory(cfg: MemoryConfig, num_layers: int) -> list[int]:
@@ -264,18 +276,8 @@ def check_settings(cfg: InfiniteFormerConfig) -> None:
 
     The values of a memory's settings are checked when it is built.
     """
-    check_types(cfg, InfiniteFormerConfig)
-    for name, least in AT_LEAST.items():
-        if (value := getattr(cfg, name)) < least:
-            raise InputError(f"{option(name)} must be {least} or more, got {value}")
-    for name in DROPOUTS:
-        if not 0 <= (value := getattr(cfg, name)) < 1:
-            raise InputError(f"{option(name)} must lie in [0, 1), got {value}")
+    check_sizes(cfg, InfiniteFormerConfig)
     width, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
-    if width % heads:
-        raise InputError(
-            f"--decoder-embed-dim must be a multiple of --decoder-attention-heads, got {width} and {heads}"
-        )
     if str(cfg.position_encoding) == "rope" and width // heads % 2:
         raise InputError(
             "--position-encoding rope rotates pairs of channels, so --decoder-embed-dim / --decoder-attention-heads "
@@ -285,6 +287,22 @@ def check_settings(cfg: InfiniteFormerConfig) -> None:
         raise InputError(
             "--position-encoding learned starts over in every segment, so a short-term memory would repeat positions; "
             f"give --stm-length 0 instead of {cfg.stm_length}"
+        )
+
+
+def check_sizes(cfg: TransformerConfig, config_type: type[TransformerConfig]) -> None:
+    """InputError names a setting of the wrong type, a size that is too small, or a wrong probability."""
+    check_types(cfg, config_type)
+    for name, least in AT_LEAST.items():
+        if (value := getattr(cfg, name, least)) < least:
+            raise InputError(f"{option(name)} must be {least} or more, got {value}")
+    for name in DROPOUTS:
+        if not 0 <= (value := getattr(cfg, name)) < 1:
+            raise InputError(f"{option(name)} must lie in [0, 1), got {value}")
+    width, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
+    if width % heads:
+        raise InputError(
+            f"--decoder-embed-dim must be a multiple of --decoder-attention-heads, got {width} and {heads}"
         )
 
 

@@ -1,7 +1,5 @@
 """The ∞-former's decoder: layers over a segment."""
 
-from typing import Optional
-
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
@@ -13,12 +11,14 @@ from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
 from fairseq_infformer.modules.memories import Figure
 
 from .configuration import InfiniteFormerConfig
-from .streaming_decoder import StreamingDecoder
-from .vocabulary_layers import adaptive_softmax, output_projection, position_embedding
+from .token_decoder import TokenDecoder
+from .vocabulary_layers import position_embedding
 
 
-class InfiniteFormerDecoder(StreamingDecoder):
+class InfiniteFormerDecoder(TokenDecoder):
     """Embeds a segment and passes it through the layers."""
+
+    cfg: InfiniteFormerConfig
 
     def __init__(
         self,
@@ -27,20 +27,10 @@ class InfiniteFormerDecoder(StreamingDecoder):
         embed_tokens: nn.Module,
         layers: list[InfiniteFormerLayer],
     ) -> None:
-        super().__init__(dictionary)
-        self.cfg = cfg
-        self.embed_tokens = embed_tokens
-        self.embed_scale = 1.0 if cfg.adaptive_input or cfg.no_scale_embedding else cfg.decoder_embed_dim**0.5
+        super().__init__(cfg, dictionary, embed_tokens)
         self.embed_positions = position_embedding(cfg)
         self.layers = nn.ModuleList(layers)
-        self.final_norm = nn.LayerNorm(cfg.decoder_embed_dim)
-        self.adaptive_softmax = adaptive_softmax(cfg, dictionary, embed_tokens)
-        self.output_projection: Optional[nn.Linear] = None
-        if self.adaptive_softmax is None:
-            self.output_projection = output_projection(cfg, dictionary, embed_tokens)
-
-    def output_layer(self, features: Tensor) -> Tensor:
-        return features if self.output_projection is None else self.output_projection(features)
+        self.add_output()
 
     def initial_state(self, batch_size: int) -> tuple[LayerState, ...]:
         like = self.final_norm.weight.new_zeros(batch_size, 1, self.cfg.decoder_embed_dim)
@@ -50,7 +40,7 @@ class InfiniteFormerDecoder(StreamingDecoder):
         self, before: tuple[LayerState, ...], segment: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[tuple[LayerState, ...], tuple[Tensor, list[dict[str, Figure]]]]:
         tokens, in_row, empty = segment
-        x = F.dropout(self._embed(tokens), self.cfg.dropout, self.training)
+        x = F.dropout(self.embed(tokens), self.cfg.dropout, self.training)
         after = []
         for layer, state in zip(self.layers, before):
             state = layer.advance(state, empty)
@@ -66,10 +56,8 @@ class InfiniteFormerDecoder(StreamingDecoder):
         ]
         return tuple(after), (self.final_norm(x), figures)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        x = self.embed_tokens(tokens) * self.embed_scale
-        if self.cfg.adaptive_input:  # DDP waits for the gradients of every band, with words or without
-            x = x + sum(band(tokens[:0]).sum() for band in self.embed_tokens.embeddings)
+    def embed(self, tokens: Tensor) -> Tensor:
+        x = super().embed(tokens)
         if self.embed_positions is not None:
             self.check_length(tokens.shape[1])
             x = x + self.embed_positions.weight[: tokens.shape[1]]

@@ -3,7 +3,7 @@
 import logging
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.memories import Figure, SettingError
-from fairseq_infformer.modules.replay import replay, unroll
+from fairseq_infformer.modules.replay import replay, summed, unroll
 from fairseq_infformer.modules.state import named_tensors
 
 from . import memory_format
@@ -46,7 +46,7 @@ class StreamingDecoder(FairseqDecoder, ABC):
     @abstractmethod
     def read_segment(
         self, before: tuple[NamedTuple, ...], segment: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[tuple[NamedTuple, ...], tuple[Tensor, list[dict[str, Figure]]]]:
+    ) -> tuple[tuple[NamedTuple, ...], tuple[Any, list[dict[str, Figure]]]]:
         """A step of ``modules.replay``: it changes nothing but what it returns.
 
         Args:
@@ -54,9 +54,17 @@ class StreamingDecoder(FairseqDecoder, ABC):
                 (B,) bool that start empty. The last two are on the CPU.
 
         Returns:
-            the states after the segment; hidden states (B, T, C), which ``output_layer`` takes; and the figures of the
-            read of each long-term memory.
+            the states after the segment; what ``features`` makes hidden states of; and the figures of the read of each
+            long-term memory.
         """
+
+    def features(self, output: Any) -> Tensor:
+        """Hidden states (B, T, C) of a segment, which ``output_layer`` takes, by what no later segment needs.
+
+        Args:
+            output: of ``read_segment``, by default these hidden states.
+        """
+        return output
 
     @abstractmethod
     def output_layer(self, features: Tensor) -> Tensor:
@@ -71,7 +79,7 @@ class StreamingDecoder(FairseqDecoder, ABC):
         reset: Optional[np.ndarray] = None,
         scored: Optional[Tensor] = None,
         replayed: bool = False,
-        features_only: bool = False,
+        objective: Optional[Callable[[Tensor, int], Tensor]] = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Score one segment of each stream, or K consecutive ones, through which gradients go.
@@ -86,12 +94,14 @@ class StreamingDecoder(FairseqDecoder, ABC):
             scored: (B, K · T) bool: the n positions whose next words are wanted, None: all. An output layer costs as
                 much as several others, and if only answers are scored, most of that would be wasted.
             replayed: keep the activations of one segment at a time, see ``modules.replay``.
-            features_only: leave out the output layer.
+            objective: gives a scalar for what the output layer gives of a segment, (B, T, V) or (B, T, C), and the
+                segment's number in the sample. The model then returns their sum instead, and computes its gradients
+                segment by segment, see ``modules.replay.summed``.
 
         Returns:
-            logits (B, K · T, V), or features (B, K · T, C) under the adaptive softmax or with ``features_only``; with
-            ``scored`` (n, V) or (n, C), in the order of the rows. And a dict: ``attn`` (None) and ``figures``, those of
-            each layer's read, see ``LongTermMemory.figures``.
+            logits (B, K · T, V), or features (B, K · T, C) under the adaptive softmax; with ``scored`` (n, V) or
+            (n, C), in the order of the rows. And a dict: ``attn`` (None) and ``figures``, those of each layer's read,
+            see ``LongTermMemory.figures``.
 
         Raises:
             InputError: if there is no ``segment``, or a row cannot continue or read another's memory.
@@ -105,19 +115,28 @@ class StreamingDecoder(FairseqDecoder, ABC):
         lengths = np.full(rows, width) if lengths is None else lengths
         reset = np.full(rows, segment == 0) if reset is None else reset
         try:
-            features, figures = self.extract_features(src_tokens, segment, lengths, reset, replayed)
+            outputs, figures = self.read_segments(src_tokens, segment, lengths, reset, replayed)
         except SettingError as error:  # of an ablation
             raise InputError(f"{error.problem}; give --batch-size 2 or more") from error
-        if scored is not None:
-            features = features[scored]
-        if not features_only:
-            features = self.output_layer(features)
-        return features, {"attn": None, "figures": figures}
+        extra = {"attn": None, "figures": figures}
+        if objective is not None:
 
-    def extract_features(
+            def by_segment(numbered: tuple[int, Any]) -> Tensor:
+                number, output = numbered
+                features = self.features(output)
+                if scored is not None:
+                    width = features.shape[1]
+                    features = features[scored[:, number * width : (number + 1) * width]]
+                return objective(self.output_layer(features), number)
+
+            return summed(by_segment, enumerate(outputs), self.parameters()), extra
+        features = torch.cat([self.features(output) for output in outputs], dim=1)
+        return self.output_layer(features if scored is None else features[scored]), extra
+
+    def read_segments(
         self, src_tokens: Tensor, segment: int, lengths: np.ndarray, reset: np.ndarray, replayed: bool = False
-    ) -> tuple[Tensor, list[dict[str, Figure]]]:
-        """Hidden states (B, K · T, C) after the last layer, and the figures of the long-term memories' reads."""
+    ) -> tuple[list[Any], list[dict[str, Figure]]]:
+        """What ``features`` takes of each segment, and the figures of the long-term memories' reads of all."""
         rows = len(src_tokens)
         in_row, empty = (torch.from_numpy(each).view(rows, -1) for each in (lengths, reset))
         before = self._memory_before(segment, empty[:, 0])
@@ -127,8 +146,8 @@ class StreamingDecoder(FairseqDecoder, ABC):
         update = self.num_updates if self.training else None
         after = tuple(state.detach() for state in after)
         self.streams[self.training] = next_memory(self.streams.get(self.training), segment, before, after, update)
-        features, figures = zip(*outputs)
-        return torch.cat(features, dim=1), [joined(layer) for layer in zip(*figures)]
+        outputs, figures = zip(*outputs)
+        return list(outputs), [joined(layer) for layer in zip(*figures)]
 
     def set_num_updates(self, num_updates: int) -> None:
         """Note which update the next segments belong to; fairseq calls this before every forward pass of training."""

@@ -8,10 +8,10 @@ from torch import nn
 
 from fairseq_infformer.errors import InputError, option
 
-from .configuration import InfiniteFormerConfig, numbers
+from .configuration import InfiniteFormerConfig, TransformerConfig, numbers
 
 
-def input_embedding(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> nn.Module:
+def input_embedding(cfg: TransformerConfig, dictionary: Dictionary) -> nn.Module:
     """The embedding of tokens; InputError names a wrong setting of an adaptive input."""
     if not cfg.adaptive_input:
         embed_tokens = nn.Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad())
@@ -49,7 +49,7 @@ def position_embedding(cfg: InfiniteFormerConfig) -> Optional[nn.Embedding]:
 
 
 def adaptive_softmax(
-    cfg: InfiniteFormerConfig, dictionary: Dictionary, embed_tokens: nn.Module
+    cfg: TransformerConfig, dictionary: Dictionary, embed_tokens: nn.Module
 ) -> Optional[AdaptiveSoftmax]:
     """The adaptive softmax, if the settings ask for one; InputError names a wrong setting of it."""
     cutoff = cfg.adaptive_softmax_cutoff
@@ -67,7 +67,7 @@ def adaptive_softmax(
     )
 
 
-def output_projection(cfg: InfiniteFormerConfig, dictionary: Dictionary, embed_tokens: nn.Module) -> nn.Linear:
+def output_projection(cfg: TransformerConfig, dictionary: Dictionary, embed_tokens: nn.Module) -> nn.Linear:
     """The plain output layer, whose weight is the input embedding's unless ``--untie-embeddings`` is given."""
     projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
     if cfg.untie_embeddings:

@@ -6,6 +6,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
+from fairseq_infformer.models.memformer_lm import MemformerConfig, MemformerLM
 
 TYPES = 40
 # Settings of ``build``, with each memory, density, addressing, sampling and position encoding.
@@ -56,6 +57,25 @@ def build(seed: int = 0, prefix: str = "w", **settings) -> InfiniteFormerLM:
             if "mean_proj" in name or "variance_proj" in name:
                 parameter.mul_(20)
             elif "long_term_memory" in name and "out_proj" in name:
+                torch.nn.init.xavier_uniform_(parameter)
+    return model.eval()
+
+
+def build_memformer(seed: int = 0, **settings) -> MemformerLM:
+    torch.manual_seed(seed)
+    defaults = {
+        "decoder_embed_dim": 16,
+        "decoder_ffn_embed_dim": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "dropout": 0.0,
+        "slots_count": 3,
+    }
+    model = MemformerLM.build(MemformerConfig(**(defaults | settings)), dictionary())
+    with torch.no_grad():  # what reads the memory starts at zero
+        for name, parameter in model.named_parameters():
+            if "reader.out_proj" in name:
                 torch.nn.init.xavier_uniform_(parameter)
     return model.eval()
 

@@ -2,9 +2,11 @@
 
 from .alibi import AlibiAttention
 from .base import Attention, check_heads
+from .cross import CrossAttention
 from .plain import PlainAttention
 from .relative import RelativeAttention
 from .rotary import RotaryAttention
+from .simplified import SimplifiedRelativeAttention
 
 POSITION_ENCODINGS: dict[str, type[Attention]] = {
     "xl": RelativeAttention,
@@ -17,8 +19,10 @@ __all__ = [
     "POSITION_ENCODINGS",
     "AlibiAttention",
     "Attention",
+    "CrossAttention",
     "PlainAttention",
     "RelativeAttention",
     "RotaryAttention",
+    "SimplifiedRelativeAttention",
     "check_heads",
 ]

@@ -13,6 +13,7 @@ from .base import Attention
 from .plain import PlainAttention
 from .relative import RelativeAttention
 from .rotary import RotaryAttention
+from .simplified import SimplifiedRelativeAttention
 
 
 def encoded_distance(distance: int, dim: int) -> Tensor:
@@ -116,4 +117,29 @@ def short_attention(query: Tensor, hidden: Tensor, lengths: list[int], attention
                 by_head.append(weights @ values[seen.start : seen.stop, part])
             contexts.append(torch.cat(by_head))
         rows.append(torch.stack(contexts))
+    return F.linear(torch.stack(rows), attention.out_proj.weight, attention.out_proj.bias)
+
+
+def simplified_attention(
+    query: Tensor, hidden: Tensor, seen: list[list[int]], attention: SimplifiedRelativeAttention
+) -> Tensor:
+    """Attention in a segment score by score (Memformer, Wu et al. 2020, section 3.4), without dropout.
+
+    Args:
+        query: projected queries (T, C) of one row. hidden: (T, C). seen: for each query, the keys that it may see.
+
+    Returns:
+        (T, C).
+    """
+    dim, d = query.shape[1], query.shape[1] // attention.num_heads
+    keys, values = F.linear(hidden, attention.kv_proj.weight, attention.kv_proj.bias).split(dim, dim=1)
+    rows = []
+    for i, visible in enumerate(seen):
+        by_head = []
+        for part in torch.arange(dim).split(d):
+            encoded = [(attention.position_proj.weight @ encoded_distance(i - j, dim))[part] for j in visible]
+            scores = [query[i, part] @ (keys[j, part] + r) / math.sqrt(d) for j, r in zip(visible, encoded)]
+            weights = torch.softmax(torch.stack(scores), dim=0)
+            by_head.append(sum(w * (values[j, part] + r) for w, j, r in zip(weights, visible, encoded)))
+        rows.append(torch.cat(by_head))
     return F.linear(torch.stack(rows), attention.out_proj.weight, attention.out_proj.bias)

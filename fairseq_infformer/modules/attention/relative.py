@@ -21,12 +21,12 @@ CPU_BLOCK_SCORES = 1 << 19
 GPU_BLOCK_SCORES = 1 << 24
 
 
-def sinusoidal_distances(count: int, dim: int, like: Tensor) -> Tensor:
-    """Sinusoidal encoding (count, dim) of the distances count-1 … 0, in the dtype and on the device of ``like``."""
+def sinusoidal_distances(count: int, dim: int, like: Tensor, last: int = 0) -> Tensor:
+    """Sinusoidal encoding (count, dim) of the distances last+count-1 … last, in dtype and on device of ``like``."""
     exact = _at_least_float32(like)
     half = (dim + 1) // 2
     frequency = 10000 ** (-torch.arange(half, device=like.device, dtype=exact) / half)
-    angle = torch.arange(count - 1, -1, -1, device=like.device, dtype=exact)[:, None] * frequency
+    angle = torch.arange(last + count - 1, last - 1, -1, device=like.device, dtype=exact)[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :dim].to(like.dtype)
 
 

@@ -5,7 +5,7 @@ import pkgutil
 
 from fairseq_infformer.modules.settings import SettingError
 
-from .ablation import ABLATIONS, ablate
+from .ablation import ABLATIONS, Readable, ablate
 from .base import LISTENERS, MEMORIES, Figure, LongTermMemory, Read, Report, register_memory
 
 # Each folder in this one is a memory: importing it registers it.
@@ -20,6 +20,7 @@ __all__ = [
     "Figure",
     "LongTermMemory",
     "Read",
+    "Readable",
     "Report",
     "SettingError",
     "ablate",

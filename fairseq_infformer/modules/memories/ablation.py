@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from fairseq_infformer.modules.attention import Attention
 from fairseq_infformer.modules.settings import SettingError
 from fairseq_infformer.modules.state import reordered
 
-from .base import LongTermMemory, Read
+from .base import Read
 
 
 @dataclass
@@ -42,6 +42,12 @@ class Swapped:
 ABLATIONS: dict[str, Callable[[Callable[..., Read]], Callable[..., Read]]] = {"zero": Zeroed, "swap": Swapped}
 
 
-def ablate(memory: LongTermMemory, ablation: str) -> None:
+class Readable(Protocol):
+    """A memory, or the part of it that a layer has."""
+
+    read: Callable[..., Read]  # see ``LongTermMemory.read``
+
+
+def ablate(memory: Readable, ablation: str) -> None:
     """Let ``memory`` be read in another way, one of ABLATIONS; it writes as before."""
     memory.read = ABLATIONS[ablation](memory.read)

@@ -42,15 +42,15 @@ def test_write_and_read_match_the_reference_in_values_and_gradients(head_dim):
     texts = [vectors(2, 5, seed=number).requires_grad_() for number in range(3)]
     query = torch.cat([vectors(2, 3, seed=9)] * (1 if head_dim is None else 2), dim=-1)[..., : HEADS * (head_dim or 4)]
     lengths, reset = [[5, 2], [3, 0], [1, 4]], torch.tensor([False, True])
-    state, rows = memory.initial_state(2), [naive.initial_slots(memory)] * 2
+    state, rows = memory.initial_state(2), [naive.initial_slots(memory.writer)] * 2
     for number, (new, counts) in enumerate(zip(texts, lengths)):
         state = memory.write(state, new, torch.tensor(counts), reset if number == 2 else None)
         for row, count in enumerate(counts):
-            before = naive.initial_slots(memory) if number == 2 and reset[row] else rows[row]
-            rows[row] = naive.write(before, new[row, :count], memory) if count else before
+            before = naive.initial_slots(memory.writer) if number == 2 and reset[row] else rows[row]
+            rows[row] = naive.write(before, new[row, :count], memory.writer) if count else before
         same(state.slots, torch.stack([torch.stack(row) for row in rows]))
     fast = read(memory, query, state)
-    slow = torch.stack([naive.read(query[row], rows[row], memory) for row in range(2)])
+    slow = torch.stack([naive.read(query[row], rows[row], memory.reader) for row in range(2)])
     same(fast, slow)
     weights, inputs = vectors(2, 3, seed=4), [*texts, *memory.parameters()]
     for found, expected in zip(*(torch.autograd.grad((x * weights).sum(), inputs) for x in (fast, slow))):
@@ -80,15 +80,15 @@ def test_slot_turns_to_its_bias_where_it_only_keeps_itself():
     for size in (0.01, 0.1):
         memory = build()
         with torch.no_grad():
-            memory.bias.copy_(size * torch.nn.functional.normalize(vectors(COUNT), dim=-1))
-            memory.write_k_proj.weight.zero_()
-            memory.write_v_proj.weight.zero_()
-        held = memory._normalised(vectors(1, COUNT, seed=5))
+            memory.writer.bias.copy_(size * torch.nn.functional.normalize(vectors(COUNT), dim=-1))
+            memory.writer.k_proj.weight.zero_()
+            memory.writer.v_proj.weight.zero_()
+        held = memory.writer.normalised(vectors(1, COUNT, seed=5))
         state, nothing = SlotState(held, torch.tensor([1])), vectors(1, 1, seed=6)
         cosines = []
         for _ in range(4):
             state = memory.write(state, nothing)
-            cosines.append(torch.cosine_similarity(state.slots[0], memory.bias, dim=-1))
+            cosines.append(torch.cosine_similarity(state.slots[0], memory.writer.bias, dim=-1))
         assert bool((torch.stack(cosines).diff(dim=0) > 0).all())
         angles.append(float(cosines[-1].mean()))
     assert angles[0] < angles[1]
@@ -98,9 +98,9 @@ def test_low_temperature_keeps_a_slot_or_takes_one_vector():
     memory, held, new = build(temperature=1e-3), vectors(1, COUNT, seed=5), vectors(1, 4)
     weights = []
     for size in (1.0, 1e3):
-        memory.temperature = 1e-3 * size
-        slots = memory._attend(held, new, torch.tensor([4]))[0].unflatten(-1, (HEADS, -1))
-        choices = torch.cat([held[0, :, None], (new @ memory.write_v_proj.weight.T)[0].expand(COUNT, -1, -1)], dim=1)
+        memory.writer.temperature = 1e-3 * size
+        slots = memory.writer.attend(held, new, torch.tensor([4]))[0].unflatten(-1, (HEADS, -1))
+        choices = torch.cat([held[0, :, None], (new @ memory.writer.v_proj.weight.T)[0].expand(COUNT, -1, -1)], dim=1)
         distance = (choices.unflatten(-1, (HEADS, -1)) - slots[:, None]).norm(dim=-1).amin(1)  # (k, H)
         weights.append(float(distance.mean()))
     assert weights[0] < 1e-2 < 0.1 < weights[1]
@@ -109,7 +109,7 @@ def test_low_temperature_keeps_a_slot_or_takes_one_vector():
 def test_memory_starts_with_slots_that_differ_keep_themselves_and_take_what_is_like_them():
     torch.manual_seed(0)
     memory = SlotMemory(64, 4, count=8)
-    start = memory._slots(memory.initial_state(1), torch.float32)[0]
+    start = torch.stack(naive.initial_slots(memory.writer)).detach()
     similar = torch.nn.functional.normalize(start, dim=-1) @ torch.nn.functional.normalize(start, dim=-1).T
     assert float((similar - torch.eye(8)).abs().max()) < 1e-5
     state = SlotState(start[None], torch.tensor([1]))
@@ -124,8 +124,8 @@ def test_start_alike_lets_a_query_read_the_slot_that_is_like_it():
     memory = SlotMemory(64, 4, count=8)
     weight = torch.nn.init.xavier_uniform_(torch.empty(64, 64))
     memory.start_alike(weight)
-    torch.nn.init.eye_(memory.v_proj.weight), torch.nn.init.eye_(memory.out_proj.weight)
-    state = SlotState(memory._normalised(torch.randn(1, 8, 64)), torch.tensor([1]))
+    torch.nn.init.eye_(memory.reader.v_proj.weight), torch.nn.init.eye_(memory.reader.out_proj.weight)
+    state = SlotState(memory.writer.normalised(torch.randn(1, 8, 64)), torch.tensor([1]))
     found = memory.read(state.slots @ weight.T, state.slots, torch.tensor([8]), state, PlainAttention(64, 4)).context
     similar = torch.cosine_similarity(found[0, :, None], state.slots[0, None], dim=-1)
     assert similar.argmax(-1).tolist() == list(range(8))

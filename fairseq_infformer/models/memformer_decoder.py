@@ -1,0 +1,108 @@
+"""Memformer: an encoder that reads a segment and the memory, and a decoder that predicts the next segment from it."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Optional
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fairseq_infformer.modules.layers import MemformerDecoderLayer, MemformerEncoderLayer
+from fairseq_infformer.modules.memories import Figure
+from fairseq_infformer.modules.memories.slots import SlotState, SlotWriter
+from fairseq_infformer.modules.state import detached, emptied, reordered
+
+from .configuration import TransformerConfig
+from .token_decoder import TokenDecoder
+
+
+class MemformerState(NamedTuple):
+    """What the model knows of B streams between two segments.
+
+    What the encoder made of a segment is written when the next one is encoded, so that its loss trains the writer, and
+    a row that ends costs nothing. Lengths are on the CPU.
+    """
+
+    memory: Optional[SlotState]
+    encoded: Tensor  # (B, S, C): what the encoder made of the segment before the last; not written yet
+    encoded_lengths: Tensor  # (B,) int64
+    text: Tensor  # (B, T) int64: the tokens of the last segment; not encoded yet
+    text_lengths: Tensor  # (B,) int64
+
+    SAVED_AS = ("memory", "encoded", "encoded_lengths", "text", "text_lengths")
+    detach, reorder, reset = detached, reordered, emptied
+
+
+class Encoded(NamedTuple):
+    """What the decoder reads: a segment's tokens (B, T), and what the encoder made of the segment before (B, S, C)."""
+
+    tokens: Tensor
+    encoded: Tensor
+    lengths: Tensor  # (B,) int64, on the CPU: how many of the S count
+
+
+class MemformerDecoder(TokenDecoder):
+    """The whole model: ``M' = Write(M, H)``, ``H' = Enc(s, M')``, and the words of the next segment ``Dec(x, H')``.
+
+    H is of the segment before s. A stream starts without text to encode, so that its first segment is predicted too,
+    and every token is a target once (Wu et al. 2020, section 3.1).
+
+    Args:
+        encoder, decoder: the layers. writer: of the memory; None without one.
+    """
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        dictionary: Dictionary,
+        embed_tokens: nn.Module,
+        encoder: list[MemformerEncoderLayer],
+        writer: Optional[SlotWriter],
+        decoder: list[MemformerDecoderLayer],
+    ) -> None:
+        super().__init__(cfg, dictionary, embed_tokens)
+        self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
+        self.encoder_norm = nn.LayerNorm(cfg.decoder_embed_dim)
+        self.writer = writer
+        self.add_output()
+
+    def initial_state(self, batch_size: int) -> tuple[MemformerState]:
+        like = self.final_norm.weight
+        none = torch.zeros(batch_size, dtype=torch.int64)
+        encoded = like.new_zeros(batch_size, 1, self.cfg.decoder_embed_dim)
+        text = torch.full((batch_size, 1), self.dictionary.eos(), device=like.device)
+        memory = self.writer and self.writer.initial_state(batch_size, like.device)
+        return (MemformerState(memory, encoded, none, text, none),)
+
+    def read_segment(
+        self, before: tuple[MemformerState], segment: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[tuple[MemformerState], tuple[Encoded, list[dict[str, Figure]]]]:
+        tokens, lengths, empty = segment
+        state = before[0].reset(empty)
+        memory = self.writer and self.writer.write(state.memory, state.encoded, state.encoded_lengths)
+        x = self._embedded(state.text)
+        for layer in self.encoder:
+            x = self._run(layer, x, state.text_lengths, memory)
+        encoded = self.encoder_norm(x)
+        after = MemformerState(memory, encoded, state.text_lengths, tokens, lengths)
+        return (after,), (Encoded(tokens, encoded, state.text_lengths), [])
+
+    def features(self, output: Encoded) -> Tensor:
+        x = self._embedded(output.tokens)
+        for layer in self.decoder:
+            x = self._run(layer, x, output.encoded, output.lengths)
+        return self.final_norm(x)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        return F.dropout(self.embed(tokens), self.cfg.dropout, self.training)
+
+    def _run(self, layer: Callable[..., Tensor], *arguments: object) -> Tensor:
+        if self.cfg.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(layer, *arguments, use_reentrant=False)
+        return layer(*arguments)
+
+    def max_positions(self) -> int:
+        """The longest possible segment: of any length."""
+        return 2**31 - 1

@@ -1,0 +1,51 @@
+"""Attention of a decoder to the outputs of an encoder."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq_infformer.modules.padding import padding_mask
+
+from .base import check_heads
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to the vectors of an encoder (Vaswani et al. 2017, section 3.2.3).
+
+    It gives nothing where there are none.
+
+    Args:
+        embed_dim: C. num_heads: H, a divisor of C. dropout: on the attention weights.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_heads(embed_dim, num_heads)
+        self.num_heads, self.dropout = num_heads, dropout
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.kv_proj = nn.Linear(embed_dim, 2 * embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.kv_proj.weight, gain=2**-0.5)
+        for projection in (self.q_proj, self.out_proj):
+            nn.init.xavier_uniform_(projection.weight)
+        for projection in (self.q_proj, self.kv_proj, self.out_proj):
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, x: Tensor, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, C). encoded: (B, S, C). lengths: (B,), on the CPU: how many of the S count, from the left.
+
+        Returns:
+            (B, T, C), after the output projection.
+        """
+        query, keys, values = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.q_proj(x), *self.kv_proj(encoded).chunk(2, dim=-1))
+        )
+        # A row that has none attends to its first vector, since a softmax needs one.
+        mask = ~padding_mask(lengths.clamp_min(1), encoded.shape[1]).to(x.device)
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, keys, values, mask[:, None, None], dropout)
+        none = (lengths == 0).to(x.device)[:, None, None]
+        return self.out_proj(context.transpose(1, 2).flatten(2)).masked_fill(none, 0)
