@@ -31,6 +31,8 @@ setup(
         ],
         # A memory for the models of transformers; older versions name the cache otherwise.
         "hf": ["transformers>=5.24,<6"],
+        # The LM Evaluation Harness, with these models: infformer-lm-eval.
+        "eval": ["lm_eval>=0.4.9", "transformers>=5.24,<6", "accelerate>=1.1"],
         # Reads the weights that recipes/pretrained downloads.
         "gguf": ["gguf>=0.17", "accelerate>=1.1"],
         # Triton's interpreter runs the GPU kernels' tests without a GPU; torch's CPU build does not bring it.
@@ -41,6 +43,7 @@ setup(
             "matplotlib>=3.8",
             "transformers>=5.24,<6",
             "accelerate>=1.1",  # transformers' Trainer needs it
+            "lm_eval>=0.4.9",
             "triton>=3.3; platform_system == 'Linux' and platform_machine == 'x86_64'",
         ],
         "lint": ["ruff>=0.6"],
@@ -51,6 +54,7 @@ setup(
             "infformer-prepare=fairseq_infformer.cli:infformer_prepare",
             "infformer-eval=fairseq_infformer.cli:infformer_eval",
             "infformer-export=fairseq_infformer.cli:infformer_export",
+            "infformer-lm-eval=fairseq_infformer.cli:infformer_lm_eval",
         ]
     },
 )

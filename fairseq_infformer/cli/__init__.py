@@ -22,11 +22,15 @@ def infformer_export() -> None:
     _run("infformer-export", "export")
 
 
-def _run(script: str, module: str) -> None:
-    if find_spec("fairseq") is None:
+def infformer_lm_eval() -> None:
+    _run("infformer-lm-eval", "harness", needs="lm_eval", extra="eval")
+
+
+def _run(script: str, module: str, needs: str = "fairseq", extra: str = "fairseq") -> None:
+    if find_spec(needs) is None:
         sys.exit(
-            f"error: {script} needs fairseq, which is not installed; run recipes/setup.sh, or "
-            "pip install fairseq-infformer[fairseq]"
+            f"error: {script} needs {needs}, which is not installed; run recipes/setup.sh"
+            f"{'' if extra == 'fairseq' else f' --extras {extra}'}, or pip install fairseq-infformer[{extra}]"
         )
     install_one_line_messages()
     import_module(f"{__name__}.{module}").main()

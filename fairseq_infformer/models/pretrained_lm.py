@@ -163,8 +163,7 @@ class PretrainedDecoder(StreamingDecoder):
                 f"the data's dict.txt has {dictionary.num_tokens} tokens, but the model {config.vocab_size}; prepare "
                 "the data with the model's own tokenizer"
             )
-        starts = (config.bos_token_id, config.eos_token_id)
-        self.start = next((token for token in starts if isinstance(token, int)), None)
+        self.start = model.config.start_token
         if self.start is None:
             raise InputError(
                 f"{CONFIG} of the model has neither bos_token_id nor eos_token_id, one of which it would read before "

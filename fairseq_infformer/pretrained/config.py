@@ -50,6 +50,12 @@ class InfformerConfig(PreTrainedConfig):
         self.segment, self.window, self.sinks, self.bptt_segments = segment, window, sinks, bptt_segments
         super().__init__(**kwargs)
 
+    @property
+    def start_token(self) -> Optional[int]:
+        """The token that the model's own texts start with; None if its configuration has none."""
+        tokens = (self.text_config.bos_token_id, self.text_config.eos_token_id)
+        return next((token for token in tokens if isinstance(token, int)), None)
+
     def settle(self, learned_positions: bool) -> None:
         """Fill in what depends on the model; InputError names a wrong value.
 

@@ -24,7 +24,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 OPTION = r"(?<![\w-])--[a-z][\w-]*\w"
 # Commands that are neither this project's nor fairseq's.
-OTHERS = {"source", "pip", "python"}
+OTHERS = {"source", "pip", "python", "infformer-lm-eval"}
 PROGRAMS = {"prepare.sh": prepare, "infformer-eval": evaluate, "infformer-export": export}
 
 
