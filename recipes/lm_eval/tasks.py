@@ -150,7 +150,8 @@ def task_name(text: str) -> str:
     return text
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw", type=Path, required=True, metavar="DIR", help="folder of the text")
     parser.add_argument("--dest", type=Path, required=True, metavar="TASKS", help="folder of the tasks")
@@ -162,7 +163,11 @@ def main() -> None:
         "--questions", type=int, default=40, metavar="N", help="of each distance (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the facts and where they stand (default: %(default)s)")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
     texts = documents(args.raw, args.split, args.documents)
     tasks = {args.name: (PERPLEXITY, perplexity_docs(texts))}
     for distance in args.needles:

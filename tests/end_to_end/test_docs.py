@@ -19,13 +19,14 @@ from forking import ROOT, ended, fork
 from fairseq_infformer import modules
 from fairseq_infformer.cli import evaluate, export, prepare
 from fairseq_infformer.models import pretrained_lm
+from recipes.lm_eval import tasks
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 OPTION = r"(?<![\w-])--[a-z][\w-]*\w"
 # Commands that are neither this project's nor fairseq's.
 OTHERS = {"source", "pip", "python", "infformer-lm-eval"}
-PROGRAMS = {"prepare.sh": prepare, "infformer-eval": evaluate, "infformer-export": export}
+PROGRAMS = {"prepare.sh": prepare, "infformer-eval": evaluate, "infformer-export": export, "lm_eval.tasks": tasks}
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
@@ -132,6 +133,8 @@ def test_page_prose_names_options_that_exist():
     # Of pip, torchrun, ruff, docs.options, the example's memory, fairseq's tasks and optimizers.
     known |= {"--no-build-isolation", "--standalone", "--nproc-per-node", "--check", "--mean-scale", "--help"}
     known |= {"--lr", "--model-overrides", "--fp16-no-flatten-grads"}
+    # Of the LM Evaluation Harness.
+    known |= {"--model", "--model_args", "--include_path", "--tasks", "--batch_size"}
     for page in PAGES:
         assert set(re.findall(OPTION, page.read_text(encoding="utf-8"))) <= known, page.name
 
