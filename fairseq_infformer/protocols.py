@@ -31,5 +31,6 @@ class CollectsMemory(Protocol):
 class LoadsPretrained(Protocol):
     """A model that may start from pretrained weights."""
 
-    def load_pretrained(self) -> None:
-        """Load these weights, if the settings name any."""
+    def load_pretrained(self, cfg: Any) -> None:
+        """Load these weights, if the settings name any, and note in ``cfg``, the settings that checkpoints get, what
+        building the model again needs."""

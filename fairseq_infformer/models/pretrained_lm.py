@@ -17,6 +17,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model, register_model_architecture
+from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -118,8 +119,15 @@ class PretrainedLM(StreamingLanguageModel):
             model = pretrained.InfformerForCausalLM(pretrained.InfformerConfig(base, **memory))
         return cls(cfg, segment, PretrainedDecoder(dictionary, _prepared(model, cfg)))
 
-    def load_pretrained(self) -> None:
-        """Start from the weights of ``--pretrained``; InputError if they, or the tokenizer, do not match."""
+    def load_pretrained(self, cfg: Any) -> None:
+        """Start from the weights of ``--pretrained``; InputError if they, or the tokenizer, do not match.
+
+        ``cfg``, the settings that checkpoints get, has the configuration of the base then, so that scoring and resuming
+        do without the folder. Of a configuration of Hydra, fairseq has built the model from a copy.
+        """
+        if OmegaConf.is_config(cfg):
+            with open_dict(cfg):
+                cfg.base_config = self.cfg.base_config
         if self.cfg.pretrained is None:
             return
         from transformers import AutoModelForCausalLM

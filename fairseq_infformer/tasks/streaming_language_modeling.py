@@ -123,7 +123,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         """
         self.model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and isinstance(self.model, LoadsPretrained):
-            self.model.load_pretrained()
+            self.model.load_pretrained(cfg)
         return self.model
 
     def collect_memory(self, group: Any, device: torch.device) -> None:

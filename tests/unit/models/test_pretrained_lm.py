@@ -15,6 +15,7 @@ import small_tokenizer
 import torch
 from command_line import eval_lm, one_error, perplexity, run_here
 from fairseq_cli import train
+from omegaconf import OmegaConf
 from pretrained_data import BOOKS, FLAGS, GIBBS, SEGMENT, built, prepare, write_model
 from small_pretrained import base, close
 from tokenizers import Tokenizer
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 from fairseq_infformer.cli import evaluate, export
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.models.pretrained_lm import PretrainedConfig
 from fairseq_infformer.pretrained import attach
 
 COMPRESSIVE = ["--long-term-memory", "compressive", "--compressive-length", 6, "--compressive-rate", 2]
@@ -216,6 +218,18 @@ def test_evaluation_needs_no_folder_and_agrees_with_eval_lm(data, llama, tmp_pat
     assert perplexity(done.stdout) == pytest.approx(figures["perplexity_per_token"], abs=0.01)
     counts = preparing.stats(data)["splits"]["test"]
     assert (figures["tokens"], figures["words"]) == (counts["tokens"], counts["words"])
+
+
+def test_settings_of_hydra_get_the_configuration_of_the_base(data, llama, tmp_path):
+    """fairseq builds the model from a copy of them, and they are what checkpoints have."""
+    folder = shutil.copytree(llama, tmp_path / "llama")
+    trainer, _ = built(data, "--pretrained", folder)
+    model = PretrainedConfig(_name="pretrained_with_memory", pretrained=str(folder), ltm_basis=16, ltm_samples=32)
+    cfg = OmegaConf.structured(model)
+    trainer.task.build_model(cfg)
+    shutil.rmtree(folder)
+    again = trainer.task.build_model(cfg, from_checkpoint=True)
+    assert again.decoder.model.config.text_config.num_hidden_layers == 2
 
 
 def test_evaluation_reads_zeroed_and_swapped_memories_and_other_windows(data, checkpoint):
