@@ -49,8 +49,17 @@ def _continuous(contraction: str, sampling: str, addressing: str = "projection")
     }
 
 
-# `fixed` is the paper's contraction; the others keep an equal share for every token. `mixed` is `continuous` with half
-# of its heads addressed by content, `gibbs` reads by softmax attention over the signal.
+def _gibbs(contraction: str) -> dict[str, str]:
+    return {
+        "long-term-memory": "continuous",
+        "ltm-density": "gibbs",
+        "ltm-contraction": contraction,
+        "ltm-sampling": "uniform",
+    }
+
+
+# `fixed` is the paper's contraction, `root` the square-root one; the others keep an equal share for every token.
+# `mixed` is `continuous` with half of its heads addressed by content, `gibbs` reads by softmax attention over the signal.
 TABLE = (
     Memory("none", "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
     Memory("compressive", "Compressive Transformer", "#d97706", "-", {"long-term-memory": "compressive"}),
@@ -59,25 +68,15 @@ TABLE = (
     Memory("sticky", "∞-former, sticky", "#059669", "-", _continuous("proportional", "sticky")),
     Memory("sticky-fixed", "∞-former, sticky, fixed τ", "#059669", "--", _continuous("fixed", "sticky")),
     Memory("mixed", "∞-former, half by content", "#be185d", "-", _continuous("proportional", "uniform", "mixed")),
-    Memory(
-        "gibbs",
-        "∞-former, Gibbs read",
-        "#7c3aed",
-        "-",
-        {
-            "long-term-memory": "continuous",
-            "ltm-density": "gibbs",
-            "ltm-contraction": "proportional",
-            "ltm-sampling": "uniform",
-        },
-    ),
+    Memory("gibbs", "∞-former, Gibbs read", "#7c3aed", "-", _gibbs("proportional")),
+    Memory("gibbs-root", "∞-former, Gibbs read, square root", "#65a30d", "-", _gibbs("square-root")),
     Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
 # Some of them trained otherwise, for recipes whose trainings count their updates in segments.
 SEVERAL_SEGMENTS = tuple(
     memory.with_segments(option, 8)
     for memory in TABLE
-    if memory.name in ("none", "gibbs", "slots")
+    if memory.name in ("none", "gibbs", "gibbs-root", "slots")
     for option in ("update-freq", "bptt-segments")
 )
 MEMORIES = {memory.name: memory for memory in (*TABLE, *SEVERAL_SEGMENTS)}

@@ -20,8 +20,11 @@ from fairseq_infformer.modules.memories.continuous import CONTRACTIONS
 from fairseq_infformer.modules.memories.continuous.density import find_density
 from recipes.memories import TABLE
 
-# Content finds a fact whatever the memory; for a reader that asks by position they differ.
-BY_POSITION = [memory for memory in TABLE if memory.options.get("ltm-addressing") == "projection"]
+# One memory for each rule of writing: how a trained model would read it makes no difference to an ideal reader.
+BY_RULE: dict[tuple[str, str], str] = {}
+for each in TABLE:
+    if each.options["long-term-memory"] == "continuous":
+        BY_RULE.setdefault((each.options["ltm-contraction"], each.options["ltm-sampling"]), each.name)
 
 
 class Facts(NamedTuple):
@@ -103,8 +106,7 @@ def main() -> None:
     codes = torch.randn(args.facts, args.values, args.dim, generator=generator)
     facts = Facts(codes, torch.randint(args.values, (args.documents, args.facts), generator=generator))
     print(f"{'distance in words':<18}" + "".join(f"{distance:>10,}" for distance in args.distances))
-    for name, *_, options in BY_POSITION:
-        contraction, sampling = options["ltm-contraction"], options["ltm-sampling"]
+    for (contraction, sampling), name in BY_RULE.items():
         basis = GaussianBasis(args.basis, args.widths)
         memory = ContinuousMemory(basis, args.samples, contraction=contraction, sampling=sampling)
         found = tqdm(by_distance(memory, facts, args), desc=name, total=len(args.distances), disable=None, leave=False)

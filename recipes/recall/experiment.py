@@ -47,7 +47,7 @@ SIZES = {
         "--decoder-attention-heads 8 --position-encoding alibi "
         "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.02 --compressive-length 16",
         training="--lr 1e-3 --clip-norm 1", updates=9600, warmup=800,
-        memories=("none-bptt8", "gibbs-bptt8")),
+        memories=("none-bptt8", "gibbs-root-bptt8")),
     # Hours there.
     "small": RecallSize(
         layers=3, segment=64, recent=16, reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500}, batch=64, streams=24,
