@@ -58,8 +58,8 @@ def _gibbs(contraction: str) -> dict[str, str]:
     }
 
 
-# `fixed` is the paper's contraction, `root` the square-root one; the others keep an equal share for every token.
-# `mixed` is `continuous` with half of its heads addressed by content, `gibbs` reads by softmax attention over the signal.
+# `fixed` is the paper's contraction, `root` the square-root one; the others keep an equal share for every token. Of
+# `mixed` half of the heads are addressed by content, `gibbs` reads by softmax attention over the signal.
 TABLE = (
     Memory("none", "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
     Memory("compressive", "Compressive Transformer", "#d97706", "-", {"long-term-memory": "compressive"}),
