@@ -1,5 +1,6 @@
 """The files of a vocabulary, by the names they have in data folders, in exported models and in published ones."""
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +75,27 @@ def load_dictionary(file: Path) -> Dictionary:
     if len(dictionary) == dictionary.nspecial:
         raise InputError(f"{file} has no words; give a dict.txt made by prepare.sh")
     return dictionary
+
+
+def write_word_tokenizer(folder: Path, dictionary: Dictionary) -> None:
+    """Write a dictionary of words as a Hugging Face tokenizer, which puts ``</s>`` before a text and at each line end.
+
+    Raises:
+        InputError: if the library that writes it is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    except ModuleNotFoundError as error:
+        raise InputError("--to hf needs tokenizers, which is not installed; run: pip install '.[hf]'") from error
+    end, unknown, pad = (dictionary[number] for number in (dictionary.eos(), dictionary.unk(), dictionary.pad()))
+    tokenizer = Tokenizer(models.WordLevel(dict(dictionary.indices), unk_token=unknown))
+    tokenizer.normalizer = normalizers.Replace("\n", f" {end} ")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(f"{end} $A", special_tokens=[(end, dictionary.eos())])
+    tokenizer.save(str(folder / TOKENIZER))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end}
+    config |= {"unk_token": unknown, "pad_token": pad}
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(folder: Path, name: str) -> "Tokenizer":

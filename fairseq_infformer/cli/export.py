@@ -23,7 +23,13 @@ from fairseq_infformer.models import export_format
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
 from fairseq_infformer.models.pretrained_lm import MODEL, PretrainedConfig, PretrainedLM
 from fairseq_infformer.models.streaming_lm import StreamingLanguageModel, check_dictionary
-from fairseq_infformer.vocabulary_files import DICTIONARY, SENTENCEPIECE, SPELLINGS, load_dictionary
+from fairseq_infformer.vocabulary_files import (
+    DICTIONARY,
+    SENTENCEPIECE,
+    SPELLINGS,
+    load_dictionary,
+    write_word_tokenizer,
+)
 
 OUTPUT = """
 With --to infformer, for models of this project, DEST contains
@@ -36,9 +42,12 @@ Read it with
   InfiniteFormerLM.from_pretrained("DEST")     from fairseq_infformer.models.infinite_former_lm
   infformer-eval DATA --path DEST
 
-With --to hf, for models of --arch infinite_former_pretrained, DEST contains what transformers reads: config.json and
+With --to hf, DEST contains what transformers reads. Of models of --arch infinite_former_pretrained: config.json and
 model.safetensors, in float32, and the tokenizer of DATA. Read it with
   import fairseq_infformer.pretrained
+  AutoModelForCausalLM.from_pretrained("DEST")
+Of models of infinite_former_lm: what --to infformer writes, and for a dictionary of words a tokenizer. Read it with
+  import fairseq_infformer.hf
   AutoModelForCausalLM.from_pretrained("DEST")
 
 DEST appears when everything is written.
@@ -49,8 +58,9 @@ examples:
 """
 
 
-# Of each model, by its name in fairseq, what --to takes.
-FORMATS = {"infinite_former_lm": "infformer", MODEL: "hf"}
+# What --to takes, and of each model, by its name in fairseq, which of these.
+TARGETS = ("infformer", "hf")
+FORMATS = {"infinite_former_lm": TARGETS, MODEL: ("hf",)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,9 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, metavar="DATA", help="data folder made by prepare.sh, for its dictionary")
     parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint to export")
     parser.add_argument("--user-dir", metavar="DIR", help="your own plugin, if the model was trained with one")
-    parser.add_argument(
-        "--to", choices=list(FORMATS.values()), default="infformer", help="who reads DEST (default: infformer)"
-    )
+    parser.add_argument("--to", choices=TARGETS, default="infformer", help="who reads DEST (default: infformer)")
     parser.add_argument("--ema", action="store_true", help="export the weights that --store-ema averaged in training")
     parser.add_argument("--dest", required=True, type=Path, metavar="DIR", help="folder to write, new or empty")
     return parser
@@ -81,13 +89,14 @@ def build(path: str, saved: dict[str, Any], dictionary: Dictionary, to: str) -> 
     # Earlier versions have gpt2, the folder that their weights began as.
     settings = {name: value for name, value in saved["cfg"]["model"].items() if name not in ("_name", "gpt2")}
     arch = saved["cfg"]["model"].get("_name")
-    right = FORMATS.get(ARCH_MODEL_NAME_REGISTRY.get(arch))
-    if right is None:
+    name = ARCH_MODEL_NAME_REGISTRY.get(arch)
+    if name not in FORMATS:
         raise InputError(f"{path} was trained with --arch {arch}; give a checkpoint of an infinite_former_lm")
-    if right != to:
+    if to not in FORMATS[name]:
+        right = FORMATS[name][0]
         raise InputError(f"{path} was trained with --arch {arch}, whose models have no --to {to}; give --to {right}")
     check_dictionary(saved["model"], dictionary)
-    if to == "hf":
+    if name == MODEL:
         segment = loading.task_settings(saved["cfg"]["task"], path)["tokens_per_sample"]
         cfg = export_format.configuration(PretrainedConfig, settings, path)
         model = PretrainedLM.build(cfg, dictionary, segment)
@@ -114,10 +123,13 @@ def export(data: Path, path: str, dest: Path, average: bool = False, to: str = "
     atomic = AtomicFolder(dest.resolve(), ("model",))
     with atomic.opened():
         with atomic.stage("model", {}) as folder:
-            for name in SPELLINGS if to == "hf" else (DICTIONARY, *SPELLINGS):
+            pretrained = isinstance(model, PretrainedLM)
+            for name in SPELLINGS if pretrained else (DICTIONARY, *SPELLINGS):
                 if (data / name).is_file():
                     shutil.copyfile(data / name, folder / name)
-            if to == "hf":
+            if to == "hf" and not any((folder / name).exists() for name in SPELLINGS):
+                write_word_tokenizer(folder, dictionary)
+            if pretrained:
                 model.decoder.model.save_pretrained(folder)
                 export_format.let_all_read(folder)
             else:

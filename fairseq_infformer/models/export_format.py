@@ -25,6 +25,7 @@ from fairseq_infformer.vocabulary_files import DICTIONARY, SPELLINGS
 from .configuration import described, takes
 
 FORMAT = 1
+MODEL_TYPE = "infinite_former_lm"  # by which transformers, with fairseq_infformer.hf, knows such a folder
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EXPORT_AGAIN = "export the checkpoint again with infformer-export"
 
@@ -42,7 +43,12 @@ def write(folder: Path, config: dict[str, Any], model: nn.Module, state_dict: di
     save_file({name: state_dict[name].contiguous() for name in sorted(names)}, folder / WEIGHTS)
     files = [folder / name for name in (WEIGHTS, DICTIONARY, *SPELLINGS)]
     digests = {file.name: sha256(file) for file in files if file.exists()}
-    text = json.dumps({"format": FORMAT} | config | {"sha256": digests}, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {"format": FORMAT, "model_type": MODEL_TYPE} | config | {"sha256": digests},
+        indent=2,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     let_all_read(folder)
 
@@ -61,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} is damaged ({error}); {EXPORT_AGAIN}") from None
-    if isinstance(config, dict) and "model_type" in config:
+    if isinstance(config, dict) and config.get("model_type", MODEL_TYPE) != MODEL_TYPE:
         raise InputError(f"{folder} is a model of transformers, as --to hf exports it; give the checkpoint instead")
     number = config.get("format") if isinstance(config, dict) else None
     if number != FORMAT:
