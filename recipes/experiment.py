@@ -145,8 +145,20 @@ class Experiment(ABC):
         return [
             *(self.data, "--user-dir", str(ROOT / "fairseq_infformer"), "--task", "streaming_language_modeling"),
             *("--save-dir", str(save), "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "10"),
-            *("--tensorboard-logdir", str(save / "tensorboard"), *self.training(memory, seed), *self.options.further),
+            *("--tensorboard-logdir", str(save / "tensorboard"), *self.model_and_training(memory, seed)),
+            *self.options.further,
         ]
+
+    def model_and_training(self, memory: str, seed: int) -> list[str]:
+        """``training``, for the model that the memory belongs to."""
+        words = self.training(memory, seed)
+        if "memformer_lm" not in words:
+            return words
+        try:
+            from recipes.memformer.model import as_memformer
+        except ModuleNotFoundError:
+            launches.die("the width of this model is asked of torch, which is not installed yet: run stage 0 first")
+        return as_memformer(words)
 
     @property
     def data(self) -> str:

@@ -72,11 +72,16 @@ TABLE = (
     Memory("gibbs-root", "∞-former, Gibbs read, square root", "#65a30d", "-", _gibbs("square-root")),
     Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
+# Recipes take these where they are asked for. `memformer` is a model of its own, see recipes/memformer/model.py.
+MORE = (
+    Memory("slots1", "a single slot", "#0891b2", "-.", {"long-term-memory": "slots", "slots-count": "1"}),
+    Memory("memformer", "Memformer", "#b91c1c", "-", {"arch": "memformer_lm"}),
+)
 # Some of them trained otherwise, for recipes whose trainings count their updates in segments.
 SEVERAL_SEGMENTS = tuple(
     memory.with_segments(option, 8)
-    for memory in TABLE
-    if memory.name in ("none", "gibbs", "gibbs-root", "slots")
+    for memory in (*TABLE, *MORE)
+    if memory.name in ("none", "compressive", "gibbs", "gibbs-root", "slots", "slots1", "memformer")
     for option in ("update-freq", "bptt-segments")
 )
-MEMORIES = {memory.name: memory for memory in (*TABLE, *SEVERAL_SEGMENTS)}
+MEMORIES = {memory.name: memory for memory in (*TABLE, *MORE, *SEVERAL_SEGMENTS)}

@@ -13,14 +13,18 @@ from recipes.memories import MEMORIES
 REFERENCE = "continuous"  # whose models have the width that a size gives
 
 
-def ffn_width(embed_dim: int, num_heads: int, ffn_dim: int, memory: str, arguments: Sequence[str]) -> int:
-    """The width for ``memory``, where the continuous memory's is ``ffn_dim``.
+def ffn_width(
+    embed_dim: int, num_heads: int, ffn_dim: int, memory: str, arguments: Sequence[str], reference: str = REFERENCE
+) -> int:
+    """The width for ``memory``, where that of ``reference`` is ``ffn_dim``.
 
     Args:
         arguments: of fairseq-train, with the settings of the memories.
     """
+    if "long-term-memory" not in MEMORIES[memory].options:  # another model
+        return ffn_dim
     arguments = tuple(arguments)
-    least, wanted = (parameters(embed_dim, num_heads, ffn_dim, name, arguments) for name in (memory, REFERENCE))
+    least, wanted = (parameters(embed_dim, num_heads, ffn_dim, name, arguments) for name in (memory, reference))
     unit = parameters(embed_dim, num_heads, ffn_dim + 1, memory, arguments) - least
     return ffn_dim + int((wanted - least) / unit)
 

@@ -4,14 +4,20 @@ import os
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from itertools import pairwise
 
 import pytest
 from command_line import ROOT, run, run_here
 from fairseq import options
+from fairseq.models import FairseqLanguageModel
 from recipe_options import experiment
+from small_model import dictionary
 
 from fairseq_infformer.cli import evaluate
+from fairseq_infformer.models.configuration import with_defaults
+from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
+from fairseq_infformer.models.memformer_lm import MemformerConfig, MemformerLM
 from recipes import memories
 from recipes import run as recipe_run
 from recipes.language_models.parameters import ffn_width
@@ -117,7 +123,7 @@ def test_pretrained_recipe_refuses_wrong_options(words, message, tmp_path, monke
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
 def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, monkeypatch, capsys):
-    memories = "finetuned,gibbs" if name == "pretrained" else "none,sticky"
+    memories = {"pretrained": "finetuned,gibbs", "gpt2": "none,sticky"}.get(name, "none,memformer")
     arguments = ["--size", size, "--memory", memories, "--seeds", "7", "--dir", str(tmp_path / "a run")]
     environment = dict(os.environ)
     monkeypatch.setattr(sys, "argv", ["run", name, *arguments, *OWN_OPTIONS.get(name, []), "--dry-run"])
@@ -177,3 +183,30 @@ def test_run_answers_at_once():
 def test_a_recipe_that_does_not_exist_is_named():
     code, error = run_here(recipe_run.main, "sortin")
     assert code == 2 and error.startswith("error: unknown recipe sortin; choose from books, gpt2, ")
+
+
+def built(args: Namespace) -> FairseqLanguageModel:
+    """The model that a training's arguments name, for a few words."""
+    memformer = args.arch == "memformer_lm"
+    model, config = (MemformerLM, MemformerConfig) if memformer else (InfiniteFormerLM, InfiniteFormerConfig)
+    return model.build(with_defaults(args, config), dictionary())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers"),
+    [("wikitext2", "small", (1, 3)), ("wikitext103", "paper", (5, 11)), ("books", "small", (1, 3))],
+)
+def test_memformer_stands_for_a_decoder_of_as_many_layers_and_parameters(name, size, layers):
+    made = experiment(name, "--size", size, "--memory", "memformer,continuous", *OWN_OPTIONS.get(name, []))
+    counts = {}
+    for memory in made.memories:
+        words = ["data", "--task", "streaming_language_modeling", *made.model_and_training(memory, 1)]
+        args = options.parse_args_and_arch(
+            options.get_training_parser(), [*words, "--adaptive-softmax-cutoff", "10,20"]
+        )
+        model = built(args)
+        counts[memory] = sum(parameter.numel() for parameter in model.parameters())
+        if memory == "memformer":
+            assert (len(model.decoder.encoder), len(model.decoder.decoder)) == layers
+            assert args.tokens_per_sample == made.size.segment
+    assert counts["memformer"] == pytest.approx(counts["continuous"], rel=0.001)
