@@ -47,9 +47,11 @@ def collect(root: Path, split: str, model: str, command: str) -> Record:
     order = list(ROWS)
     found.sort(key=lambda run: (run["segment"] or math.inf, order.index(run["memory"]), run["seed"]))
     memories = [name for name in order if name not in (BASE, SHORT, LONG)]
+    segments = " and ".join(str(segment) for segment in dict.fromkeys(run["segment"] for run in found) if segment)
+    own, dashes, further = command.partition(" -- ")
     return {
         "kind": "pretrained",
-        "command": runs.full_command(command, found),
+        "command": runs.full_command(f"{own} --segment {segments}{dashes}{further}", found),
         "model": model,
         "headroom": {
             "corpus": "novels",

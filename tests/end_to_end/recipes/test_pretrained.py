@@ -24,7 +24,8 @@ def test_pretrained_recipe_compares_a_memory_with_a_short_and_a_long_window(tmp_
     done = run(ROOT / "recipes/pretrained/run.sh", "--tiny", *options, timeout=900)
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["command"] == (
-        "recipes/pretrained/run.sh --size tiny --raw DIR --splits test --memory finetuned,gibbs-bptt,ceiling --seeds 1"
+        "recipes/pretrained/run.sh --size tiny --raw DIR --splits test --segment 16 "
+        "--memory finetuned,gibbs-bptt,ceiling --seeds 1"
     )
     finetuned, memory, _ = results["runs"]
     assert [run["segment"] for run in results["runs"]] == [16, 16, None]
