@@ -46,8 +46,8 @@ class Encoded(NamedTuple):
 class MemformerDecoder(TokenDecoder):
     """The whole model: ``M' = Write(M, H)``, ``H' = Enc(s, M')``, and the words of the next segment ``Dec(x, H')``.
 
-    H is of the segment before s. A stream starts without text to encode, so that its first segment is predicted too,
-    and every token is a target once (Wu et al. 2020, section 3.1).
+    H is of the segment before s (Wu et al. 2020, equations 5 to 7). A stream starts without text to encode, so that its
+    first segment is predicted too, and every token is a target once.
 
     Args:
         encoder, decoder: the layers. writer: of the memory; None without one.

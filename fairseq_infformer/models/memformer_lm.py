@@ -115,7 +115,7 @@ def memformer_lm_tiny(args: Any) -> None:
 
 @register_model_architecture(MODEL, "memformer_lm_wt103")
 def memformer_lm_wt103(args: Any) -> None:
-    """The WikiText-103 model of 2020 (section 4.1): 4 and 8 layers of 512, 32 slots, no dropout; segments of 64."""
+    """The WikiText-103 model of 2020 (section 3.1): 4 and 8 layers of 512, 32 slots, no dropout; segments of 64."""
     set_defaults(args, dropout=0.0)
 
 

@@ -4,7 +4,7 @@ A recurrent step is any function ``step(state, input) -> (state, output)`` of te
 the output is a loss, or what a loss is computed from. ``unroll`` runs it over the inputs and keeps all activations for
 the backward pass. ``replay`` gives the same outputs and gradients and keeps the states between the steps alone: the
 backward pass goes from the last step to the first, runs each again, and passes the gradient of its incoming state on to
-the step before (Wu et al. 2020, Memformer, algorithm 1). Random numbers and autocast are those of the first run.
+the step before (Memformer, Wu et al. 2020, algorithm 1). Random numbers and autocast are those of the first run.
 
     state, outputs = replay(step, state, segments)
     summed(loss, outputs, model.parameters()).backward()

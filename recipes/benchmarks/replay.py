@@ -11,7 +11,7 @@ The models, with segments and streams that --length and --batch replace:
 
 infformer        that of row 4 of ``recipes.benchmarks.memory``: 6 layers, 300 wide, segments and memories of 512
 memformer        4 + 8 layers of 64, segments of 64, for a CPU
-memformer-wt103  the paper's, 512 wide with 32 slots, for a GPU: its table 3 (Wu et al. 2020)
+memformer-wt103  the paper's, 512 wide with 32 slots, for a GPU (Wu et al. 2020, section 3.1)
 
 Times are measured in turn. Memory is what a forward and backward pass adds at its peak, on a CPU to the resident memory
 of a fresh process (Linux); beside it stands what is kept between the segments, which no way does without: states, and

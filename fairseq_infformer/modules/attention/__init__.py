@@ -1,7 +1,7 @@
 """Ordinary attention over the segment and what comes just before it, by its encoding of positions."""
 
 from .alibi import AlibiAttention
-from .base import Attention, check_heads
+from .base import Attention, check_heads, split_heads
 from .cross import CrossAttention
 from .plain import PlainAttention
 from .relative import RelativeAttention
@@ -25,4 +25,5 @@ __all__ = [
     "RotaryAttention",
     "SimplifiedRelativeAttention",
     "check_heads",
+    "split_heads",
 ]

@@ -11,6 +11,11 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
         raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
 
 
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(..., L, H · d) as (..., H, L, d)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+
+
 class Attention(nn.Module, ABC):
     """Multi-head attention of a segment to itself and to the short-term memory before it.
 
@@ -55,7 +60,7 @@ class Attention(nn.Module, ABC):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(..., L, C) as (..., H, L, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+        return split_heads(x, self.num_heads)
 
     @property
     def kv_weight(self) -> Tensor:

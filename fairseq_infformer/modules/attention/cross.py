@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from fairseq_infformer.modules.padding import padding_mask
 
-from .base import check_heads
+from .base import check_heads, split_heads
 
 
 class CrossAttention(nn.Module):
@@ -40,8 +40,7 @@ class CrossAttention(nn.Module):
             (B, T, C), after the output projection.
         """
         query, keys, values = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in (self.q_proj(x), *self.kv_proj(encoded).chunk(2, dim=-1))
+            split_heads(part, self.num_heads) for part in (self.q_proj(x), *self.kv_proj(encoded).chunk(2, dim=-1))
         )
         # A row that has none attends to its first vector, since a softmax needs one.
         mask = ~padding_mask(lengths.clamp_min(1), encoded.shape[1]).to(x.device)

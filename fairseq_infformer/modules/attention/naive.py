@@ -123,7 +123,7 @@ def short_attention(query: Tensor, hidden: Tensor, lengths: list[int], attention
 def simplified_attention(
     query: Tensor, hidden: Tensor, seen: list[list[int]], attention: SimplifiedRelativeAttention
 ) -> Tensor:
-    """Attention in a segment score by score (Memformer, Wu et al. 2020, section 3.4), without dropout.
+    """Attention in a segment score by score (Memformer, Wu et al. 2020, equations 2 to 4), without dropout.
 
     Args:
         query: projected queries (T, C) of one row. hidden: (T, C). seen: for each query, the keys that it may see.

@@ -9,12 +9,12 @@ from .relative import sinusoidal_distances
 
 
 class SimplifiedRelativeAttention(Attention):
-    """Attention with simplified relative positions (Memformer, Wu et al. 2020, section 3.4).
+    """Attention with simplified relative positions (Memformer, Wu et al. 2020, equations 2 to 4).
 
     The score of query i and key j is ``q_i·(k_j + R_{i-j})``, over √d, with ``q_i = W_q x_i + b_q`` and
     ``k_j = W_k x_j + b_k``; the value is ``v_j + R_{i-j}``. Distances have a sign: keys after the query are seen too
-    where the mask lets them. R is the sinusoidal encoding of the distance, projected for each head, so that segments
-    may have any length; the paper does not say where its R comes from. Arguments are those of ``Attention``.
+    where the mask lets them. The paper's R is a trained vector per distance. Here it is the sinusoidal encoding of the
+    distance, projected for each head, so that segments may have any length. Arguments are those of ``Attention``.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True) -> None:

@@ -63,7 +63,7 @@ class MemformerLayer(nn.Module):
 
 
 class MemformerEncoderLayer(MemformerLayer):
-    """Self-attention in both directions, a read of the memory, feed-forward (Wu et al. 2022, section 3.2.2).
+    """Self-attention in both directions, a read of the memory, feed-forward (Wu et al. 2020, section 2.2.3).
 
     Args: those of ``MemformerLayer``, and
         reads: whether it reads the memory.

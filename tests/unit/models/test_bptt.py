@@ -125,6 +125,16 @@ def test_replay_gradients_equal_those_of_bptt_with_adaptive_softmax_and_answers(
     torch.testing.assert_close(replayed, plain, rtol=1e-12, atol=1e-12)
 
 
+def test_replay_counts_the_answers_that_are_correct():
+    model, criterion = build().train(), LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()), answers=True)
+    batch = sample(answers=True)
+    correct = batch["target"].ne(dictionary().pad())
+    batch["target"][correct] = model(**batch["net_input"])[0].argmax(-1)[correct]
+    model.decoder.streams.clear()
+    batch["net_input"]["replayed"] = True
+    assert criterion(model, batch)[2]["correct"] == correct.sum() > 0
+
+
 def test_bptt_of_one_segment_is_training_by_segments():
     """To the bit, though a sample of K segments has an axis more."""
     outputs = []

@@ -25,7 +25,7 @@ class SlotSettings:
 
 @register_memory("slots", settings=SlotSettings)
 class SlotMemory(LongTermMemory):
-    """k slots that are read by cross-attention and written by slot attention (Memformer, Wu et al. 2022, section 3.2).
+    """k slots that are read by cross-attention and written by slot attention (Memformer, Wu et al. 2022).
 
     Args:
         embed_dim: C. num_heads: H, a divisor of C. count: k. temperature: τ, see ``SlotWriter``.

@@ -15,7 +15,7 @@ def normalised(slot: Tensor) -> Tensor:
 
 
 def initial_slots(writer: SlotWriter) -> list[Tensor]:
-    """The k slots (C,) of an empty row: v / ‖v‖ (Memformer, Wu et al. 2022, section 3.2.3)."""
+    """The k slots (C,) of an empty row: v / ‖v‖ (Memformer, Wu et al. 2022, Forgetting Mechanism)."""
     return [normalised(v) for v in writer.bias]
 
 

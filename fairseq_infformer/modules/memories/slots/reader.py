@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_infformer.modules.attention import check_heads
+from fairseq_infformer.modules.attention import check_heads, split_heads
 from fairseq_infformer.modules.memories.base import Read
 
 from .state import SlotState
 
 
 class SlotReader(nn.Module):
-    """Attention of queries to the slots M, ``softmax(q (M W_K)ᵀ / √d) M W_V`` (Wu et al. 2022, section 3.2.2).
+    """Attention of queries to the slots M, ``softmax(q (M W_K)ᵀ / √d) M W_V`` (Wu et al. 2022, Memory Reading).
 
     Where a row's memory is empty it gives nothing.
 
@@ -37,8 +37,8 @@ class SlotReader(nn.Module):
     def read(self, query: Tensor, hidden: Tensor, lengths: Tensor, state: SlotState, attention: Any) -> Read:
         """See ``LongTermMemory.read``."""
         slots = state.slots.to(query.dtype)
-        keys, values = self._split_heads(self.k_proj(slots)), self._split_heads(self.v_proj(slots))
-        context = F.scaled_dot_product_attention(self._split_heads(query).to(keys.dtype), keys, values)
+        keys, values = split_heads(self.k_proj(slots), self.num_heads), split_heads(self.v_proj(slots), self.num_heads)
+        context = F.scaled_dot_product_attention(split_heads(query, self.num_heads).to(keys.dtype), keys, values)
         empty = state.is_empty().to(query.device)[:, None, None]
         return Read(self.out_proj(context.transpose(1, 2).flatten(2)).masked_fill(empty, 0))
 
@@ -46,7 +46,3 @@ class SlotReader(nn.Module):
     def start_alike(self, query: Tensor) -> None:
         """See ``LongTermMemory.start_alike``."""
         self.k_proj.weight.copy_(query)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, L, H · d) as (B, H, L, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_infformer.modules.attention import check_heads
+from fairseq_infformer.modules.attention import check_heads, split_heads
 from fairseq_infformer.modules.padding import padding_mask, zero_pads
 from fairseq_infformer.modules.settings import SettingError
 
@@ -18,7 +18,7 @@ FORGETTING = 0.01
 
 
 class SlotWriter(nn.Module):
-    """Slot attention and biased memory normalisation (Wu et al. 2022, sections 3.2.3 and 3.2.4).
+    """Slot attention and biased memory normalisation (Memformer, Wu et al. 2022, Memory Writing).
 
     - Slot i attends to itself and to the new vectors X, never to another slot, head by head:
       ``m' = softmax([q·m W_K ; q·X W_K] / (√d τ)) [m ; X W_V]`` with ``q = m W_Q``. Below 1, the temperature τ makes a
@@ -70,21 +70,17 @@ class SlotWriter(nn.Module):
     def attend(self, slots: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
         """``m'`` (B, k, C) of slots (B, k, C) and the first ``lengths`` (B,) of ``new`` (B, L, C)."""
         narrow = slots.to(new.dtype)
-        query = self._split_heads(self.q_proj(narrow)) * (self.embed_dim // self.num_heads) ** -0.5
-        own = (query * self._split_heads(self.k_proj(narrow))).sum(-1, keepdim=True)
-        others = query @ self._split_heads(self.k_proj(new)).mT
+        query = split_heads(self.q_proj(narrow), self.num_heads) * (self.embed_dim // self.num_heads) ** -0.5
+        own = (query * split_heads(self.k_proj(narrow), self.num_heads)).sum(-1, keepdim=True)
+        others = query @ split_heads(self.k_proj(new), self.num_heads).mT
         pads = padding_mask(lengths, new.shape[1]).to(new.device)[:, None, None]
         scores = torch.cat([own, others.masked_fill(pads, -torch.inf)], dim=-1).to(slots.dtype)
         weights = torch.softmax(scores / self.temperature, dim=-1)  # (B, H, k, 1 + L)
         kept, taken = weights.split([1, new.shape[1]], dim=-1)
-        values = self._split_heads(self.v_proj(new)).to(slots.dtype)
-        context = kept * self._split_heads(slots) + taken @ values
+        values = split_heads(self.v_proj(new), self.num_heads).to(slots.dtype)
+        context = kept * split_heads(slots, self.num_heads) + taken @ values
         return context.transpose(1, 2).flatten(2)
 
     def normalised(self, slots: Tensor) -> Tensor:
         """``slots`` (…, C), each √C long."""
         return self.embed_dim**0.5 * F.normalize(slots, dim=-1)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, L, H · d) as (B, H, L, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
