@@ -3,7 +3,7 @@
 from typing import NamedTuple, Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_infformer.modules.settings import SettingError
@@ -82,12 +82,32 @@ class GibbsAttention(SignalAttention):
             positions = self.basis.distinct_centers(coefficients)
             signal = self.basis.evaluate_at_centers(coefficients) @ coefficients
         signal = signal.to(query.dtype)
-        keys, values, query = (self.split_heads(x) for x in (self.k_proj(signal), self.v_proj(signal), query))
-        query = query.to(keys.dtype)
-        context, mean, variance = self._attend(query, keys, values, positions)
-        weights = self._weights(query, keys)
+        query = self.split_heads(query)
+        read = self._read_few if 4 * query.shape[2] <= self.head_dim else self._read_many
+        context, mean, variance, weights = read(query, signal, positions)
         context = self.out_proj(context.transpose(1, 2).flatten(2))
         return context, GibbsDensity(mean, variance, weights)
+
+    def _read_many(self, query: Tensor, signal: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Context (B, H, T, d), mean, variance and weights for queries (B, H, T, d) of the signal (B, G, C)."""
+        keys, values = self.split_heads(self.k_proj(signal)), self.split_heads(self.v_proj(signal))
+        query = query.to(keys.dtype)
+        return *self._attend(query, keys, values, positions), self._weights(query, keys)
+
+    def _read_few(self, query: Tensor, signal: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """The same, faster for few queries, as in generation: they are projected in place of the signal.
+
+        Since ``q·(W_K x) = (W_Kᵀ q)·x``, all heads then have the signal itself as keys and values, and are as one.
+        """
+        folded = (query @ self._by_head(self.k_proj)).flatten(1, 2)[:, None]  # (B, 1, H · T, C)
+        signal = signal.to(folded.dtype)[:, None]
+        read = *self._attend(folded, signal, signal, positions), self._weights(folded, signal)
+        context, *density = (each[:, 0].unflatten(1, query.shape[1:3]) for each in read)
+        return context @ self._by_head(self.v_proj).mT, *density
+
+    def _by_head(self, projection: nn.Linear) -> Tensor:
+        """The weight (H, d, C) of a projection."""
+        return projection.weight.unflatten(0, (self.num_heads, -1))
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Expectations of the values, of t, and of t² less that of t squared."""
@@ -99,7 +119,7 @@ class GibbsAttention(SignalAttention):
         moments = F.pad(torch.stack([centred, centred.square()], dim=-1), (0, padded - width - 2)).to(values)
         values = torch.cat([values, moments.expand(*values.shape[:3], -1)], dim=-1)
         query, keys = (F.pad(x, (0, padded - width)) for x in (query, keys))
-        context = F.scaled_dot_product_attention(query, keys, values, scale=width**-0.5)
+        context = F.scaled_dot_product_attention(query, keys, values, scale=self.head_dim**-0.5)
         first, second = context[..., width : width + 2].detach().to(positions.dtype).unbind(-1)
         return context[..., :width], first + 0.5, (second - first.square()).clamp_min(0)
 
@@ -108,4 +128,4 @@ class GibbsAttention(SignalAttention):
         if not self.weights:
             return query.new_zeros(*query.shape[:3], 0)
         exact = torch.promote_types(query.dtype, torch.float32)
-        return (query @ keys.mT * query.shape[-1] ** -0.5).softmax(-1, dtype=exact)
+        return (query @ keys.mT * self.head_dim**-0.5).softmax(-1, dtype=exact)

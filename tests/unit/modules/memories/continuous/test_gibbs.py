@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
@@ -22,18 +23,19 @@ def attention(**settings: bool) -> GibbsAttention:
     return GibbsAttention(WIDTH, HEADS, GaussianBasis(12, (0.05, 0.2)), flat_start=True, **settings).double()
 
 
-def inputs(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(scale: float = 1.0, queries: int = QUERIES) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    query = torch.randn(ROWS, QUERIES, WIDTH, generator=generator, dtype=torch.float64) * scale
+    query = torch.randn(ROWS, queries, WIDTH, generator=generator, dtype=torch.float64) * scale
     coefficients = torch.randn(ROWS, 12, WIDTH, generator=generator, dtype=torch.float64)
     return query.requires_grad_(), coefficients.requires_grad_()
 
 
-def test_gibbs_read_equals_the_formula_in_values_and_gradients():
+@pytest.mark.parametrize("queries", [QUERIES, 1])  # of which few are projected in place of the signal
+def test_gibbs_read_equals_the_formula_in_values_and_gradients(queries):
     module = attention(weights=True)
     found, expected = [], []
     for read, results in ((module, found), (lambda *x: gibbs_read(*x, module), expected)):
-        query, coefficients = inputs()
+        query, coefficients = inputs(queries=queries)
         module.zero_grad()
         context, density = read(query, coefficients)
         context.square().sum().backward()
