@@ -81,7 +81,7 @@ def memformer(dictionary: Dictionary, length: int, checkpointed: bool, width: in
 
 SIZES = {
     "infformer": Size(512, 4, 1000, infformer),
-    "memformer": Size(64, 4, 1000, memformer),
+    "memformer": Size(64, 32, 1000, memformer),
     "memformer-wt103": Size(64, 64, 50000, partial(memformer, width=512)),
 }
 
