@@ -26,8 +26,10 @@ def infinite_former_lm_tiny(args: Any) -> None:
         decoder_attention_heads=4,
         dropout=0.0,
         stm_length=16,
+        # One width, some 1.25 times as wide as the centres lie apart, averages all tokens evenly.
         ltm_basis=64,
-        ltm_samples=64,
+        ltm_widths="0.02",
+        ltm_samples=128,
         compressive_length=16,
     )
 

@@ -50,13 +50,15 @@ SIZES = {
         memories=("none-bptt8", "gibbs-root-bptt8")),
     # Hours there.
     "small": RecallSize(
-        layers=3, segment=64, recent=16, reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500}, batch=64, streams=24,
+        layers=2, segment=16, recent=4, reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500}, batch=32, streams=96,
         facts="--facts 4 --values 4 --nearest 5",
-        evaluation="--distances 64,256,1000,4000,16000,64000,256000 --evaluation-documents 24",
+        evaluation="--distances 64,256,1000,4000,16000,64000,256000 --evaluation-documents 96",
         dictionary="--vocab-size 2000",
-        model="--arch infinite_former_lm_tiny --decoder-attention-heads 8 --position-encoding rope "
-        "--ltm-basis 512 --ltm-samples 1024 --ltm-widths 0.0025 --compressive-length 128",
-        training="--lr 2e-3 --clip-norm 0.25", updates=2400, warmup=200),
+        model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
+        "--decoder-attention-heads 8 --position-encoding alibi "
+        "--ltm-basis 128 --ltm-samples 256 --ltm-widths 0.005 --compressive-length 128",
+        training="--lr 1e-3 --clip-norm 1", updates=12800, warmup=800,
+        memories=("none", "compressive", "continuous", "mixed", "gibbs-root", "none-bptt8", "gibbs-root-bptt8")),
     # For GPUs.
     "large": RecallSize(
         layers=6, segment=512, recent=128, reaches={128: 80000, 512: 40000, 2048: 20000, 8192: 40000},
