@@ -24,6 +24,7 @@ RULES = {
     "fixed, τ = 0.9": ("fixed", 0.9),
     "proportional": ("proportional", 0.75),
     "square root": ("square-root", 0.75),
+    "logarithmic": ("logarithmic", 0.75),
 }
 AGES = (0, 1, 2, 4, 8, 16, 32)
 SINUSOIDS = 8

@@ -48,7 +48,8 @@ class ContinuousMemory(nn.Module):
             update takes a larger one (``operators.ridge_used``).
         contraction: ``fixed``, the paper's, gives the old signal [0, τ]; ``proportional`` gives every token an
             equal share, so that nothing old is forgotten for being old; ``square-root`` gives the first m of n tokens
-            √(m/n), so that what was read first stays readable, and no token has less than half an equal share.
+            √(m/n), so that what was read first stays readable, and no token has less than half an equal share;
+            ``logarithmic`` gives them log(1 + m)/log(1 + n), and so each doubling of the text as much as the last.
         tau: τ in (0, 1), of the fixed contraction.
         horizon: of the proportional contraction: how many tokens share [0, 1] equally. With more, what is older
             fades, by a factor e every ``horizon`` tokens. Absent: all of them.

@@ -250,8 +250,8 @@ def contraction(memory: ContinuousMemory, num_tokens: int, length: int) -> float
     if memory.contraction == "fixed":
         return memory.tau
     sharing = num_tokens if memory.horizon is None else min(num_tokens, memory.horizon)
-    share = sharing / (sharing + length)
-    return math.sqrt(share) if memory.contraction == "square-root" else share
+    share = {"square-root": math.sqrt, "logarithmic": math.log1p}.get(memory.contraction, float)
+    return share(sharing) / share(sharing + length)
 
 
 def write(

@@ -23,7 +23,7 @@ class ContinuousSettings:
         default="proportional",
         metadata={
             "help": "fixed (the paper's): the past gets [0, τ]; proportional: every token an equal share; square-root: "
-            "the first m of n tokens √(m/n), no token less than half an equal share",
+            "the first m of n tokens √(m/n), none less than half an equal share; logarithmic: log(1+m)/log(1+n)",
             "choices": CONTRACTIONS,
         },
     )

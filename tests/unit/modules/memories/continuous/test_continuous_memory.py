@@ -16,11 +16,7 @@ from fairseq_infformer.modules import (
 )
 from fairseq_infformer.modules.attention import PlainAttention
 from fairseq_infformer.modules.memories.continuous import naive, operators
-from fairseq_infformer.modules.memories.continuous.contraction import (
-    CONTRACTIONS,
-    proportional_contraction,
-    square_root_contraction,
-)
+from fairseq_infformer.modules.memories.continuous.contraction import CONTRACTIONS, proportional_contraction
 from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
 from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, OPERATORS_KEPT, OPERATORS_KEPT_AT_MOST
 from fairseq_infformer.modules.memories.continuous.sampling import hashed_uniform
@@ -425,21 +421,28 @@ def test_proportional_contraction_is_exact_up_to_16_segments(num_tokens, length)
     same(tau, torch.tensor([num_tokens / (num_tokens + length)], dtype=torch.float64), 1e-15)
 
 
-def test_square_root_contraction_gives_the_first_tokens_the_root_of_their_share():
-    """The first m of 2,000 segments have √(m/2000) of [0, 1], so the last ones half an equal share."""
-    ends = torch.ones(1, dtype=torch.float64)
+@pytest.mark.parametrize(
+    "contraction, share",
+    [("square-root", torch.sqrt), ("logarithmic", torch.log1p)],
+    ids=["square-root", "logarithmic"],
+)
+def test_contraction_gives_the_first_tokens_their_share_on_its_grid(contraction, share):
+    """After 2,000 segments the first m tokens have share(m)/share(n) of [0, 1]; the grid's cells are 5 % wide."""
+    ends, taus = torch.ones(1, dtype=torch.float64), set()
     for number in range(1, 2000):
-        tau = square_root_contraction(torch.tensor([512 * number]), torch.tensor([512]), 0.0)
+        tau = CONTRACTIONS[contraction](torch.tensor([512 * number]), torch.tensor([512]), 0.0)
+        taus.add(float(tau))
         ends = torch.cat([ends * tau, torch.ones(1, dtype=torch.float64)])
-    expected = (torch.arange(1, 2001, dtype=torch.float64) / 2000).sqrt()
-    torch.testing.assert_close(ends, expected, rtol=0.025, atol=0)
-    assert 0.47 / 2000 < float(ends[-1] - ends[-2]) < 0.53 / 2000, "of a grid of 5 %"
+    expected = share(512 * torch.arange(1, 2001, dtype=torch.float64))
+    torch.testing.assert_close(ends, expected / expected[-1], rtol=0.025, atol=0)
+    assert len(taus) < OPERATORS_KEPT_AT_MOST, "rows of all ages must find their operators"
 
 
-def test_square_root_contraction_keeps_the_first_segments_best():
-    root, proportional = (r_squared_by_age(rule, segments=80) for rule in ("square-root", "proportional"))
-    assert float(root[:8].mean()) > 0.85
-    assert float(proportional[:8].mean()) < 0.6, "80 steps are too many for the equal shares of 128 functions"
+@pytest.mark.parametrize("contraction", ["square-root", "logarithmic"])
+def test_contraction_keeps_the_first_segments_best(contraction):
+    kept, proportional = (r_squared_by_age(rule, segments=80) for rule in (contraction, "proportional"))
+    assert float(kept[:4].mean()) > 0.85
+    assert float(proportional[:4].mean()) < 0.6, "80 steps are too many for the equal shares of 128 functions"
 
 
 def test_horizon_makes_older_tokens_decay():
@@ -501,6 +504,7 @@ def test_operators_are_reused_by_rows_of_different_ages(no_operators, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["uniform", "sticky", "sticky-quantile"])
 def test_write_compiles_into_one_graph_with_the_same_values_and_gradients(contraction, sampling):
+    torch._dynamo.reset()  # which counts what it compiled, and gives up after a number of times
     memory = sticky(contraction, sampling)
     state = ContinuousState(*(torch.cat([part, part]) for part in after(sticky(contraction, "uniform"), [4])))
     gradients = []
@@ -555,7 +559,10 @@ def test_long_term_memory_joins_memory_and_attention():
             "horizon needs the proportional contraction, got 5 with fixed",
         ),
         ({"horizon": 0}, "horizon must be positive, got 0"),
-        ({"contraction": "halving"}, "contraction must be one of fixed, proportional, square-root, got 'halving'"),
+        (
+            {"contraction": "halving"},
+            "contraction must be one of fixed, proportional, square-root, logarithmic, got 'halving'",
+        ),
         ({"sampling": "random"}, "sampling must be one of uniform, sticky, sticky-quantile, got 'random'"),
     ],
 )
