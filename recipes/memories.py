@@ -58,7 +58,7 @@ def _gibbs(contraction: str) -> dict[str, str]:
     }
 
 
-# `fixed` is the paper's contraction, `root` the square-root one; the others keep an equal share for every token. Of
+# `fixed` is the paper's contraction, `log` the logarithmic one; the others keep an equal share for every token. Of
 # `mixed` half of the heads are addressed by content, `gibbs` reads by softmax attention over the signal.
 TABLE = (
     Memory("none", "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
@@ -69,7 +69,7 @@ TABLE = (
     Memory("sticky-fixed", "∞-former, sticky, fixed τ", "#059669", "--", _continuous("fixed", "sticky")),
     Memory("mixed", "∞-former, half by content", "#be185d", "-", _continuous("proportional", "uniform", "mixed")),
     Memory("gibbs", "∞-former, Gibbs read", "#7c3aed", "-", _gibbs("proportional")),
-    Memory("gibbs-root", "∞-former, Gibbs read, square root", "#65a30d", "-", _gibbs("square-root")),
+    Memory("gibbs-log", "∞-former, Gibbs read, logarithmic", "#65a30d", "-", _gibbs("logarithmic")),
     Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
 # Recipes take these where they are asked for. `memformer` is a model of its own, see recipes/memformer/model.py.
@@ -81,7 +81,7 @@ MORE = (
 SEVERAL_SEGMENTS = tuple(
     memory.with_segments(option, 8)
     for memory in (*TABLE, *MORE)
-    if memory.name in ("none", "compressive", "gibbs", "gibbs-root", "slots", "slots1", "memformer")
+    if memory.name in ("none", "compressive", "gibbs", "gibbs-log", "slots", "slots1", "memformer")
     for option in ("update-freq", "bptt-segments")
 )
 MEMORIES = {memory.name: memory for memory in (*TABLE, *MORE, *SEVERAL_SEGMENTS)}

@@ -47,7 +47,7 @@ SIZES = {
         "--decoder-attention-heads 8 --position-encoding alibi "
         "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.02 --compressive-length 16",
         training="--lr 1e-3 --clip-norm 1", updates=9600, warmup=800,
-        memories=("none-bptt8", "gibbs-root-bptt8")),
+        memories=("none-bptt8", "gibbs-log-bptt8")),
     # Hours there.
     "small": RecallSize(
         layers=2, segment=16, recent=4, reaches={24: 40000, 128: 12000, 512: 4000, 2048: 5500}, batch=32, streams=96,
@@ -58,7 +58,7 @@ SIZES = {
         "--decoder-attention-heads 8 --position-encoding alibi "
         "--ltm-basis 128 --ltm-samples 256 --ltm-widths 0.005 --compressive-length 128",
         training="--lr 1e-3 --clip-norm 1", updates=12800, warmup=800,
-        memories=("none", "compressive", "continuous", "mixed", "gibbs-root", "none-bptt8", "gibbs-root-bptt8")),
+        memories=("none", "compressive", "continuous", "mixed", "gibbs-log", "none-bptt8", "gibbs-log-bptt8")),
     # For GPUs.
     "large": RecallSize(
         layers=6, segment=512, recent=128, reaches={128: 80000, 512: 40000, 2048: 20000, 8192: 40000},
