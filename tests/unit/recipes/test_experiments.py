@@ -157,7 +157,7 @@ def test_dry_run_prints_the_same_for_a_shell_elsewhere(tmp_path):
 def test_quickstart_prints_commands_in_a_dry_run(tmp_path):
     printed = run(ROOT / "recipes/quickstart.sh", "--dry-run", "--dir", tmp_path / "a run", "--updates", 7).stdout
     lines = [shlex.split(line) for line in printed.splitlines() if not line.startswith("#")]
-    trainings = [line[1:] for line in lines if line[0] == ".venv/bin/fairseq-train"]
+    trainings = [line[3:] for line in lines if line[:3] == ["env", "OMP_NUM_THREADS=1", ".venv/bin/fairseq-train"]]
     scores = [line[1:] for line in lines if line[0] == ".venv/bin/fairseq-eval-lm"]
     assert len(trainings) == 2 and len(scores) == 3 and not list(tmp_path.iterdir())
     for words in trainings:
