@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a small ∞-former on the CPU and see that it uses what it read long ago.
 #
-#   recipes/quickstart.sh [--dir runs/quickstart] [--updates 2000] [--stage 0..4] [--stop-stage 0..4] [--dry-run]
+#   recipes/quickstart.sh [--dir runs/quickstart] [--updates 1800] [--stage 0..4] [--stop-stage 0..4] [--dry-run]
 #
 # stage 0  install (recipes/setup.sh)
 # stage 1  generate documents, each with its own word distribution
@@ -15,7 +15,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 die() { echo "error: $*" >&2; exit 2; }
 
-dir=$root/runs/quickstart updates=2000 stage=0 stop_stage=4 dry_run=
+dir=$root/runs/quickstart updates=1800 stage=0 stop_stage=4 dry_run=
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -95,7 +95,7 @@ if stage 2 "binarise them"; then
   run "$root/preprocess/prepare.sh" --raw "$dir/raw" --dest "$data" --level word --documents blank-line
 fi
 
-# 2,000 updates of 128 streams: some 4 minutes.
+# 1,800 updates of 128 streams: some 4 minutes.
 if stage 3 "train both"; then
   trap 'kill $(jobs -p) 2> /dev/null || true' EXIT  # should one fail or be stopped, so does the other
   train without-memory simple --long-term-memory none &
