@@ -84,7 +84,7 @@ score() {  # name, further arguments
 # About 5 minutes the first time, no time after that.
 if stage 0 "install everything into .venv"; then run "$root/recipes/setup.sh"; fi
 
-# 3,072 documents of 1,024 words, more than are read in training: seconds.
+# 3,072 documents of 1,024 words, few of which are read twice in training: seconds.
 if stage 1 "generate the documents"; then
   [ -e "$dir/raw/test.txt" ] || run "$bin/python" -m preprocess.generate_documents --dest "$dir/raw" --documents 3072
 fi

@@ -44,3 +44,19 @@ def losses(model: Any, batch: dict[str, Any], answers: bool = False) -> tuple[to
     loss, _, _ = LtmCrossEntropy(SimpleNamespace(target_dictionary=dictionary()), answers)(model, batch)
     loss.backward()
     return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def slopes(model: Any, step: float) -> tuple[float, float]:
+    """The slope of the loss in a random direction of all parameters: by differences over 2 step, by gradients."""
+    _, gradients = losses(model, sample())
+    generator = torch.Generator().manual_seed(3)
+    parameters = dict(model.named_parameters())
+    directions = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in parameters.items()}
+    ends = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.add_(sign * step * directions[name])
+        ends.append(losses(model, sample())[0])
+    by_gradients = sum(float((gradients[name] * directions[name]).sum()) for name in parameters)
+    return float(ends[0] - ends[1]) / (2 * step), by_gradients

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from joined_sample import SEGMENTS, WIDTH, losses, sample
+from joined_sample import SEGMENTS, WIDTH, losses, sample, slopes
 from small_model import build, dictionary
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LtmCrossEntropy
@@ -72,22 +72,11 @@ def test_bptt_gradients_equal_a_loop_over_segments_and_layers(memory):
 )
 def test_bptt_gradients_equal_differences_of_the_loss(memory):
     model = build(**MEMORIES[memory]).train().double()
-    _, gradients = losses(model, sample())
-    generator = torch.Generator().manual_seed(3)
     # Most memories are float32: smaller steps would be lost in their rounding. Slots are as exact as the model, and
     # their biases, which are normalised, only 0.01 long.
-    step = 1e-6 if memory == "slots" else 1e-4
-    parameters = dict(model.named_parameters())
-    directions = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in parameters.items()}
-    ends = []
-    for sign in (1, -2):
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.add_(sign * step * directions[name])
-        ends.append(losses(model, sample())[0])
-    slope = sum(float((gradients[name] * directions[name]).sum()) for name in parameters)
+    by_differences, by_gradients = slopes(model, 1e-6 if memory == "slots" else 1e-4)
     # Rounding of the memories, 1e-7 of a loss of 200, over the two steps is 0.1 at most.
-    assert float(ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.01, abs=0.1)
+    assert by_differences == pytest.approx(by_gradients, rel=0.01, abs=0.1)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
