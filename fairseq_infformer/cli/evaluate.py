@@ -227,7 +227,7 @@ def evaluate(args: argparse.Namespace, launch: Launch = ALONE) -> dict[str, Any]
     return (
         {"path": args.path, "split": args.split}
         | results(totals, stats)
-        | {"state_bytes": model.decoder.state_bytes(), "seconds": round(time.time() - started, 1)}
+        | {"state_bytes": model.decoder.state_bytes(), "seconds": round(time.time() - started, 3)}
     )
 
 
