@@ -70,6 +70,7 @@ TABLE = (
     Memory("mixed", "∞-former, half by content", "#be185d", "-", _continuous("proportional", "uniform", "mixed")),
     Memory("gibbs", "∞-former, Gibbs read", "#7c3aed", "-", _gibbs("proportional")),
     Memory("gibbs-log", "∞-former, Gibbs read, logarithmic", "#65a30d", "-", _gibbs("logarithmic")),
+    Memory("heavy-hitters", "heavy hitters", "#b45309", "-", {"long-term-memory": "heavy-hitters"}),
     Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
 # Recipes take these where they are asked for. `memformer` is a model of its own, see recipes/memformer/model.py.

@@ -25,6 +25,11 @@ class ShortTermMemory(NamedTuple):
         """The memory with the rows of the CPU mask ``rows`` (B,) empty."""
         return self._replace(lengths=self.lengths.masked_fill(rows, 0))
 
+    def held(self) -> Tensor:
+        """(B, W) bool, on the CPU: where there is a vector."""
+        width = self.hidden.shape[1]
+        return torch.arange(width) >= width - self.lengths[:, None]
+
     def append(self, x: Tensor, lengths: Tensor) -> "ShortTermMemory":
         """The memory W + T wide that ends with the first ``lengths`` (B,) vectors of each row of ``x`` (B, T, C)."""
         hidden = torch.cat([self.hidden, x], dim=1)

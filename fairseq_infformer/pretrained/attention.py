@@ -102,7 +102,7 @@ class StreamAttention(nn.Module):
             passage.mask = visible(near, piece.lengths, query.shape[1]).to(query.device)
         context = self._context(query, near.hidden, passage.mask)
         if extra is not None:
-            mask = held(extra)[:, None].expand(-1, query.shape[1], -1).to(query.device)
+            mask = extra.held()[:, None].expand(-1, query.shape[1], -1).to(query.device)
             seen = torch.cat([extra.hidden, near.hidden], dim=1)
             with_extra = self._context(query, seen, torch.cat([mask, passage.mask], dim=-1))
             context = context + gated(with_extra - context)
@@ -148,12 +148,6 @@ class StreamAttention(nn.Module):
         return context.transpose(1, 2).flatten(2)
 
 
-def held(vectors: ShortTermMemory) -> Tensor:
-    """(B, S) bool, on the CPU: the slots of ``vectors`` (B, S, …) that hold one."""
-    width = vectors.hidden.shape[1]
-    return torch.arange(width) >= width - vectors.lengths[:, None]
-
-
 def visible(near: ShortTermMemory, lengths: Tensor, queries: int) -> Tensor:
     """(B, T, S) bool, on the CPU: what each of T queries sees of S slots.
 
@@ -163,4 +157,4 @@ def visible(near: ShortTermMemory, lengths: Tensor, queries: int) -> Tensor:
     own = near.hidden.shape[1] - lengths[:, None] + torch.arange(queries)  # the slot of each query
     before = torch.arange(near.hidden.shape[1]) <= own[:, :, None]
     # A pad of a row without text sees one slot, whatever is in it: a softmax over none is not a number.
-    return before & held(near._replace(lengths=near.lengths.clamp_min(1)))[:, None]
+    return before & near._replace(lengths=near.lengths.clamp_min(1)).held()[:, None]

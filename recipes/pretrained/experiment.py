@@ -37,19 +37,19 @@ SIZES = {
     # Shows that everything works; by default with a random model.
     "tiny": PretrainedSize(
         segment=16, long=(16, 48), span=32, updates=10, pieces=(48, 96), scored=(32, 160), batch=4, streams=2, jobs=2,
-        memory="--ltm-basis 8 --ltm-samples 16 --ltm-widths 0.1 --compressive-length 8",
+        memory="--ltm-basis 8 --ltm-samples 16 --ltm-widths 0.1 --compressive-length 8 --hitters-length 8",
         training="--lr 1e-3 --warmup-updates 1"),
     # 40 minutes per training on one core: 143,360 tokens. 6.5 GB per training.
     "small": PretrainedSize(
         segment=128, long=(256, 1792), span=512, updates=70, pieces=(4096, 16384), scored=(16384, 49152), batch=4,
         streams=2, jobs=2,
-        memory="--ltm-basis 256 --ltm-samples 512 --ltm-widths 0.004 --compressive-length 256",
+        memory="--ltm-basis 256 --ltm-samples 512 --ltm-widths 0.004 --compressive-length 256 --hitters-length 256",
         training="--lr 5e-5 --warmup-updates 5"),
     # Ten times as many tokens, for a GPU.
     "gpu": PretrainedSize(
         segment=128, long=(256, 1792), span=1024, updates=175, pieces=(4096, 16384), scored=(16384, 49152), batch=8,
         streams=2,
-        memory="--ltm-basis 256 --ltm-samples 512 --ltm-widths 0.004 --compressive-length 256",
+        memory="--ltm-basis 256 --ltm-samples 512 --ltm-widths 0.004 --compressive-length 256 --hitters-length 256",
         training="--lr 5e-5 --warmup-updates 10"),
 }
 # fmt: on

@@ -11,6 +11,7 @@ ROWS = {
         Memory(BASE, "pretrained model", "#6b7280", ":", WITHOUT),
         Memory(SHORT, "fine-tuned", "#6b7280", "-", WITHOUT),
         MEMORIES["compressive"],
+        MEMORIES["heavy-hitters"],
         MEMORIES["continuous"],
         GIBBS,
         # Gradients through all segments of an update; how many they are depends on their length.

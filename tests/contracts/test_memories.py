@@ -61,6 +61,11 @@ class TestSlots(MemoryContract):
         return build("slots", count=3)
 
 
+class TestHeavyHitters(MemoryContract):
+    def make(self) -> LongTermMemory:
+        return build("heavy-hitters", length=14)
+
+
 class TestYourOwn(MemoryContract):
     def make(self) -> LongTermMemory:
         spec = importlib.util.spec_from_file_location("mine", ROOT / "examples/your_own_memory/__init__.py")
