@@ -67,7 +67,7 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
         default=False,
         metadata={
             "help": "keep the activations of one segment at a time and run each again in the backward pass (memory "
-            "replay back-propagation): the same gradients in less memory, a third slower"
+            "replay back-propagation): the same gradients in less memory, in up to a third more time"
         },
     )
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")

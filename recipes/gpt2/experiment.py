@@ -10,14 +10,15 @@ from recipes.launches import die
 # Learning rates, one epoch and lengths are the paper's, and so are N, M, widths, λ and τ. It does not give the batch.
 RATE = "--lr 5e-5 --lr-scheduler fixed"
 MEMORY = (
-    "--ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --ltm-ridge 0.5 --ltm-tau 0.5 --compressive-length 512"
+    "--ltm-basis 512 --ltm-samples 512 --ltm-widths 0.005,0.01 --ltm-ridge 0.5 --ltm-tau 0.5 --compressive-length 512 "
+    "--hitters-length 512"
 )
 # fmt: off
 SIZES = {
     # Shows on two cores that all works.
     "small": LanguageModelSize(
         segment=64, recent=0, batch=8, streams=4, save_interval=50, training=f"{RATE} --max-update 100",
-        model=f"{MEMORY} --ltm-basis 64 --ltm-samples 64 --compressive-length 64"),
+        model=f"{MEMORY} --ltm-basis 64 --ltm-samples 64 --compressive-length 64 --hitters-length 64"),
     # One epoch in segments of 512, for GPUs.
     "paper": LanguageModelSize(
         segment=512, recent=0, batch=8, streams=8, save_interval=1000, training=f"{RATE} --max-epoch 1", model=MEMORY),

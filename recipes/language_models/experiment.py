@@ -84,7 +84,8 @@ class LanguageModels(Experiment):
     def model(self, memory: str) -> str:
         """The arguments of a model; with every memory it has as many parameters."""
         size = self.size
-        memories = f"--ltm-basis {size.basis} --ltm-samples {size.basis} --compressive-length {size.basis}"
+        options = ("--ltm-basis", "--ltm-samples", "--compressive-length", "--hitters-length")
+        memories = " ".join(f"{option} {size.basis}" for option in options)
         try:
             from recipes.language_models.parameters import ffn_width
         except ModuleNotFoundError:

@@ -45,7 +45,7 @@ SIZES = {
         evaluation="--distances 16,32,64,128,256,512 --evaluation-documents 60",
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
         "--decoder-attention-heads 8 --position-encoding alibi "
-        "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.02 --compressive-length 16",
+        "--ltm-basis 32 --ltm-samples 64 --ltm-widths 0.02 --compressive-length 16 --hitters-length 16",
         training="--lr 1e-3 --clip-norm 1", updates=9600, warmup=800,
         memories=("none-bptt8", "gibbs-log-bptt8")),
     # Hours there.
@@ -57,7 +57,8 @@ SIZES = {
         model="--arch infinite_former_lm_tiny --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
         "--decoder-attention-heads 8 --position-encoding alibi "
         # A smaller ridge shrinks old text less: thousands of updates add up.
-        "--ltm-basis 64 --ltm-samples 128 --ltm-widths 0.01 --ltm-ridge 0.01 --compressive-length 128",
+        "--ltm-basis 64 --ltm-samples 128 --ltm-widths 0.01 --ltm-ridge 0.01 --compressive-length 128 "
+        "--hitters-length 128",
         training="--lr 1e-3 --clip-norm 1", updates=12800, warmup=800,
         memories=("none", "compressive", "continuous", "mixed", "gibbs-log", "none-bptt8", "gibbs-log-bptt8")),
     # For GPUs.

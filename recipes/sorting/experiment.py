@@ -25,7 +25,8 @@ class SortingSize(Size):
 
 SMALL_MODEL = (
     "--arch infinite_former_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-ffn-embed-dim 128 "
-    "--decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 --compressive-length 64"
+    "--decoder-attention-heads 4 --dropout 0 --untie-embeddings --ltm-basis 64 --ltm-samples 64 "
+    "--compressive-length 64 --hitters-length 64"
 )
 SMALL_TRAINING = "--lr 3e-3 --adam-betas (0.9,0.98) --warmup-updates 50 --num-workers 0"
 # fmt: off

@@ -54,6 +54,7 @@ def test_ffn_width_gives_every_memory_as_many_parameters(name, size, compressive
     assert widths == dict.fromkeys(made.memories, made.size.ffn) | {
         "compressive": compressive,
         "none": none,
+        "heavy-hitters": none,
         "slots": slots,
     }
 

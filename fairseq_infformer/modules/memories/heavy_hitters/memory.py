@@ -14,12 +14,14 @@ from fairseq_infformer.modules.settings import SettingError
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 from fairseq_infformer.modules.state import detached, reordered
 
+RECENT = 0.75  # of the slots: those of the last vectors
+
 
 class HeavyHitterState(NamedTuple):
     """A memory of B rows."""
 
     slots: ShortTermMemory  # up to S vectors per row, oldest first
-    scores: Tensor  # (B, S), float32 or float64: the attention that each has received
+    scores: Tensor  # (B, S), float32 or float64: the greatest weight that a query gave each, faded since
 
     SAVED_AS = ("slots", "scores")
     detach, reorder = detached, reordered
@@ -34,9 +36,9 @@ class HeavyHitterState(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What a read reports: the attention that each slot received from its queries."""
+    """What a read reports: the attention that each slot received."""
 
-    attention: Tensor  # (B, S): the sum over queries of the mean over heads
+    attention: Tensor  # (B, S): the greatest weight that a query gave it, in any head
     lengths: Tensor  # (B,)
 
     SAVED_AS = ("attention", "lengths")
@@ -44,23 +46,23 @@ class Received(NamedTuple):
 
 @dataclass
 class HeavyHitterSettings:
-    length: int = field(default=256, metadata={"help": "heavy hitters: S, vectors it keeps; half are the last ones"})
+    length: int = field(default=256, metadata={"help": "heavy hitters: S, vectors it keeps; 3 in 4 are the last ones"})
     half_life: int = field(
-        default=2048, metadata={"help": "heavy hitters: after so many tokens attention that was received counts half"}
+        default=2048, metadata={"help": "heavy hitters: tokens after which attention that was received counts half"}
     )
 
 
 @register_memory("heavy-hitters", settings=HeavyHitterSettings, prefix="hitters")
 class HeavyHitterMemory(LongTermMemory):
-    """S of the vectors that left the short-term memory: the last S/2, and those before that attention hit most.
+    """S of the vectors that left the short-term memory: the last ¾ S, and those before that attention hit hardest.
 
-    Most of what attention reads of a long text are few of its tokens, again and again: names, say. They are kept as
-    they are (Zhang et al. 2023, H2O), and ordinary attention sees them just before its short-term memory, so that
-    there is nothing more to learn. A token has the time in which S/2 more follow it to prove itself, and
-    stays for as long as it is looked at.
+    Much of what attention reads of a long text are few of its tokens, again and again: names, say. They are kept as
+    they are (after Zhang et al. 2023, H2O), and ordinary attention sees them just before its short-term memory, so that
+    there is nothing more to learn. A token has the time in which ¾ S more follow it to prove itself, and then stays for
+    as long as it is looked at.
 
-    What a slot receives is measured by content alone: the layer's own queries and keys, without positions, and a
-    softmax over the slots. It has no parameters, and is no part of the loss.
+    Weights are those of a softmax over the slots by content alone: the layer's own queries and keys, without positions.
+    There are no parameters, and no gradient goes through the choice.
 
     Args:
         embed_dim: C. length: S, 2 or more. half_life: in tokens.
@@ -119,14 +121,14 @@ class HeavyHitterMemory(LongTermMemory):
     def _scores(self, scores: Tensor, report: Received) -> Tensor:
         """The scores (B, S) after a read."""
         faded = (-report.lengths / self.half_life).exp2().to(scores)[:, None] * scores
-        return faded + report.attention.to(scores)
+        return torch.maximum(faded, report.attention.to(scores))
 
     def _kept(self, slots: ShortTermMemory, scores: Tensor) -> Tensor:
         """(B, S): which of the slots (B, W, C) with these scores (B, W) are kept, oldest first."""
         width = scores.shape[1]
         scores = scores.masked_fill(~slots.held().to(scores.device), -1)
-        scores[:, width - (self.length + 1) // 2 :] = torch.inf
-        # Of those that have received alike, the later ones are kept.
+        scores[:, width - int(RECENT * self.length) :] = torch.inf
+        # Of those with equal scores, the later ones are kept.
         order = scores.flip(1).argsort(dim=1, descending=True, stable=True)[:, : self.length]
         return (width - 1 - order).sort(dim=1).values
 
@@ -144,7 +146,7 @@ class HeavyHitterMemory(LongTermMemory):
         query = attention.split_heads(query).to(keys.dtype)
         logits = (query @ keys.mT * keys.shape[-1] ** -0.5).to(state.scores.dtype)
         empty, pads = ~slots.held(), padding_mask(lengths, query.shape[2])
-        # A softmax over no slots is not a number; a row that has none counts nothing.
+        # A softmax over no slots is not a number; what a row that has none receives counts nothing.
         logits = logits.masked_fill((empty & ~state.is_empty()[:, None])[:, None, None].to(logits.device), -torch.inf)
         counted = (~pads[:, :, None] & ~empty[:, None]).to(logits.device)
-        return (logits.softmax(-1).mean(1) * counted).sum(1)
+        return (logits.softmax(-1).amax(1) * counted).amax(1)
