@@ -23,6 +23,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from .recompute import GradientSums, gradients
+
 State, Input, Output = TypeVar("State"), TypeVar("Input"), TypeVar("Output")
 Step = Callable[[State, Input], tuple[State, Output]]
 
@@ -72,26 +74,19 @@ class _Summed(torch.autograd.Function):
             leaf.detach().requires_grad_() if needs else leaf for leaf, needs in zip(arguments[:num_leaves], needed)
         ]
         parameters = arguments[num_leaves:]
-        of_leaves: dict[int, Tensor] = {}
-        of_parameters: list[Tensor | None] = [None] * len(parameters)
+        sums = GradientSums()
         total: Any = 0
         for each in tree_unflatten(leaves, structure):
             with torch.enable_grad():
                 value = function(each)
             own = [leaf for leaf in tree_leaves(each) if isinstance(leaf, Tensor) and leaf.requires_grad]
-            with torch.autocast(value.device.type, enabled=False):
-                found = torch.autograd.grad(value, [*own, *parameters], allow_unused=True)
-            of_leaves |= {id(leaf): gradient for leaf, gradient in zip(own, found)}
-            for number, gradient in enumerate(found[len(own) :]):
-                if gradient is not None:
-                    before = of_parameters[number]
-                    of_parameters[number] = gradient if before is None else before.add_(gradient)
+            sums.add([*own, *parameters], gradients(value, [*own, *parameters]))
             total = total + value.detach()
-        ctx.gradients = [*(of_leaves.get(id(leaf)) for leaf in leaves), *of_parameters]
+        ctx.gradients = sums.of([*leaves, *parameters])
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple:
-        gradients, ctx.gradients = ctx.gradients, None
-        return None, None, None, *(each if each is None else each.mul_(scale.to(each)) for each in gradients)
+        found, ctx.gradients = ctx.gradients, None
+        return None, None, None, *(each if each is None else each * scale.to(each) for each in found)

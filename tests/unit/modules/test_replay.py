@@ -50,3 +50,10 @@ def test_summed_without_gradients_is_a_sum():
     layer, inputs = setup()
     with torch.no_grad():
         assert not summed(lambda each: layer(each["x"]).sum(), inputs, layer.parameters()).requires_grad
+
+
+def test_summed_adds_gradients_that_two_parameters_share():
+    first, second = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    # The gradient of a sum is one tensor for both of its terms.
+    summed(lambda each: ((first + second) * each).sum(), [torch.ones(3)] * 4, [first, second]).mul(3).backward()
+    assert first.grad.tolist() == second.grad.tolist() == [12.0] * 3
