@@ -61,6 +61,11 @@ class TestSlots(MemoryContract):
         return build("slots", count=3)
 
 
+class TestBank(MemoryContract):
+    def make(self) -> LongTermMemory:
+        return build("bank", length=3)
+
+
 class TestHeavyHitters(MemoryContract):
     def make(self) -> LongTermMemory:
         return build("heavy-hitters", length=14)

@@ -26,6 +26,7 @@ VARIANTS = [
     {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2},
     {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
     {"long_term_memory": "compressive", "position_encoding": "learned", "stm_length": 0, "attention_bias": True},
+    {"long_term_memory": "bank", "bank_length": 2},
     {"long_term_memory": "heavy-hitters", "hitters_length": 6},
     {"long_term_memory": "slots", "slots_count": 3},
 ]

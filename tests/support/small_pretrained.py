@@ -21,6 +21,7 @@ ARCHITECTURES = {
 CONTINUOUS = {"memory": "continuous", "basis": 16, "widths": (0.05, 0.2), "samples": 32}
 GIBBS = CONTINUOUS | {"density": "gibbs"}
 COMPRESSIVE = {"memory": "compressive", "length": 6, "rate": 2}
+BANK = {"memory": "bank", "length": 3}
 HITTERS = {"memory": "heavy-hitters", "length": 12}
 
 

@@ -7,6 +7,7 @@ from .plain import PlainAttention
 from .relative import RelativeAttention
 from .rotary import RotaryAttention
 from .simplified import SimplifiedRelativeAttention
+from .suppression import SUPPRESSION, suppressed_weights
 
 POSITION_ENCODINGS: dict[str, type[Attention]] = {
     "xl": RelativeAttention,
@@ -17,6 +18,7 @@ POSITION_ENCODINGS: dict[str, type[Attention]] = {
 
 __all__ = [
     "POSITION_ENCODINGS",
+    "SUPPRESSION",
     "AlibiAttention",
     "Attention",
     "CrossAttention",
@@ -26,4 +28,5 @@ __all__ = [
     "SimplifiedRelativeAttention",
     "check_heads",
     "split_heads",
+    "suppressed_weights",
 ]

@@ -14,6 +14,7 @@ from .plain import PlainAttention
 from .relative import RelativeAttention
 from .rotary import RotaryAttention
 from .simplified import SimplifiedRelativeAttention
+from .suppression import SUPPRESSION
 
 
 def encoded_distance(distance: int, dim: int) -> Tensor:
@@ -143,3 +144,12 @@ def simplified_attention(
             by_head.append(sum(w * (values[j, part] + r) for w, j, r in zip(weights, visible, encoded)))
         rows.append(torch.cat(by_head))
     return F.linear(torch.stack(rows), attention.out_proj.weight, attention.out_proj.bias)
+
+
+def suppress(scores: Tensor, gamma: float = SUPPRESSION) -> Tensor:
+    """The weights (K,) of one query after weak attention suppression (Shi et al. 2020), from its scores (K,)."""
+    weights = torch.softmax(scores, dim=0).tolist()
+    mean = sum(weights) / len(weights)
+    deviation = math.sqrt(sum((weight - mean) ** 2 for weight in weights) / len(weights))
+    weak = torch.tensor([weight < mean - gamma * deviation for weight in weights])
+    return torch.softmax(scores.masked_fill(weak, -torch.inf), dim=0)

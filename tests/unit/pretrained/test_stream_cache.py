@@ -5,13 +5,24 @@ import torch
 
 pytest.importorskip("transformers")
 
-from small_pretrained import ARCHITECTURES, COMPRESSIVE, CONTINUOUS, GIBBS, HITTERS, SEGMENT, attached, close, text
+from small_pretrained import (
+    ARCHITECTURES,
+    BANK,
+    COMPRESSIVE,
+    CONTINUOUS,
+    GIBBS,
+    HITTERS,
+    SEGMENT,
+    attached,
+    close,
+    text,
+)
 from transformers import DynamicCache
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.pretrained import StreamCache
 
-MEMORIES = [GIBBS, CONTINUOUS, COMPRESSIVE, HITTERS, GIBBS | {"sampling": "sticky-quantile"}, {"memory": "none"}]
+MEMORIES = [GIBBS, CONTINUOUS, COMPRESSIVE, BANK, HITTERS, GIBBS | {"sampling": "sticky-quantile"}, {"memory": "none"}]
 
 
 def in_calls(model, tokens, lengths, mask=None, cache=None):
