@@ -7,6 +7,7 @@ from .plain import PlainAttention
 from .relative import RelativeAttention
 from .rotary import RotaryAttention
 from .simplified import SimplifiedRelativeAttention
+from .suppressed import SuppressedAttention
 from .suppression import SUPPRESSION, suppressed_weights
 
 POSITION_ENCODINGS: dict[str, type[Attention]] = {
@@ -26,6 +27,7 @@ __all__ = [
     "RelativeAttention",
     "RotaryAttention",
     "SimplifiedRelativeAttention",
+    "SuppressedAttention",
     "check_heads",
     "split_heads",
     "suppressed_weights",

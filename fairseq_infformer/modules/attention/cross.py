@@ -1,9 +1,8 @@
 """Attention of a decoder to the outputs of an encoder."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from fairseq_infformer.modules.padding import padding_mask
 
 from .base import check_heads, split_heads
 
@@ -34,7 +33,8 @@ class CrossAttention(nn.Module):
         """Attend.
 
         Args:
-            x: (B, T, C). encoded: (B, S, C). lengths: (B,), on the CPU: how many of the S count, from the left.
+            x: (B, T, C). encoded: (B, S, C).
+            lengths: (B,), on the CPU: how many of the S count, from the left; or (B, T), for each query.
 
         Returns:
             (B, T, C), after the output projection.
@@ -42,9 +42,10 @@ class CrossAttention(nn.Module):
         query, keys, values = (
             split_heads(part, self.num_heads) for part in (self.q_proj(x), *self.kv_proj(encoded).chunk(2, dim=-1))
         )
-        # A row that has none attends to its first vector, since a softmax needs one.
-        mask = ~padding_mask(lengths.clamp_min(1), encoded.shape[1]).to(x.device)
+        lengths = lengths.view(len(x), -1, 1)  # (B, T, 1), or (B, 1, 1)
+        # A query that has none attends to the first vector, since a softmax needs one.
+        mask = (torch.arange(encoded.shape[1]) < lengths.clamp_min(1)).to(x.device)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, keys, values, mask[:, None, None], dropout)
-        none = (lengths == 0).to(x.device)[:, None, None]
+        context = F.scaled_dot_product_attention(query, keys, values, mask[:, None], dropout)
+        none = (lengths == 0).to(x.device)
         return self.out_proj(context.transpose(1, 2).flatten(2)).masked_fill(none, 0)

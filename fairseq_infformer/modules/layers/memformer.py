@@ -106,6 +106,6 @@ class MemformerDecoderLayer(MemformerLayer):
         self.cross_attention = CrossAttention(embed_dim, num_heads, self.attention.dropout)
 
     def forward(self, x: Tensor, encoded: Tensor, lengths: Tensor) -> Tensor:
-        """``x`` (B, T, C) after the layer, which reads ``lengths`` (B,), on the CPU, of the ``encoded`` (B, S, C)."""
+        """``x`` (B, T, C) after the layer, which reads ``lengths`` of ``encoded`` (B, S, C); see ``CrossAttention``."""
         future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         return self.sublayers(x, future, lambda x: self.cross_attention(self.cross_norm(x), encoded, lengths))
