@@ -55,6 +55,7 @@ class StreamingEncoder(nn.Module):
         num_heads: int,
         ffn_dim: int,
         num_layers: int,
+        *,
         segment_size: int,
         left_context: int,
         right_context: int,
