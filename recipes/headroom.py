@@ -61,7 +61,9 @@ def of(results: Record) -> list[Headroom]:
 
     def losses(name: str, group: object, part: str = split) -> list[float]:
         found = [run for run in results["runs"] if run["memory"] == name and run.get(by) in (group, None)]
-        return [loss(run[part]) for run in sorted(found, key=lambda run: run["seed"]) if run.get(part)]
+        scores = [run.get(part) for run in sorted(found, key=lambda run: run["seed"])]
+        # infformer-eval gives null for a loss that is infinite.
+        return [loss(score) for score in scores if score and score["nll"] is not None]
 
     memories = []
     for group in dict.fromkeys(run.get(by) for run in results["runs"]):

@@ -18,6 +18,11 @@ class Memory(NamedTuple):
         return [word for option, value in self.options.items() for word in (f"--{option}", value)]
 
     @property
+    def is_none(self) -> bool:
+        """Whether it is no long-term memory at all."""
+        return self.options.get("long-term-memory") == "none"
+
+    @property
     def bptt_segments(self) -> int:
         """Through how many segments gradients go."""
         return int(self.options.get("bptt-segments", 1))
@@ -58,10 +63,11 @@ def _gibbs(contraction: str) -> dict[str, str]:
     }
 
 
+SHORT, LONG = "none", "none-1024"  # without long-term memory
 # `fixed` is the paper's contraction, `log` the logarithmic one; the others keep an equal share for every token. Of
 # `mixed` half of the heads are addressed by content, `gibbs` reads by softmax attention over the signal.
 TABLE = (
-    Memory("none", "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
+    Memory(SHORT, "Transformer-XL", "#6b7280", "-", {"long-term-memory": "none"}),
     Memory("compressive", "Compressive Transformer", "#d97706", "-", {"long-term-memory": "compressive"}),
     Memory("continuous", "∞-former", "#1d4ed8", "-", _continuous("proportional", "uniform")),
     Memory("continuous-fixed", "∞-former, fixed τ", "#1d4ed8", "--", _continuous("fixed", "uniform")),
@@ -73,8 +79,10 @@ TABLE = (
     Memory("heavy-hitters", "heavy hitters", "#b45309", "-", {"long-term-memory": "heavy-hitters"}),
     Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
-# Recipes take these where they are asked for. `memformer` is a model of its own, see recipes/memformer/model.py.
+# Recipes take these where they are asked for. `memformer` is a model of its own, see recipes/memformer/model.py;
+# `none-1024` is what a memory can hope to come up to.
 MORE = (
+    Memory(LONG, "Transformer-XL, 1,024 tokens", "#111827", "--", {"long-term-memory": "none", "stm-length": "1024"}),
     Memory("slots1", "a single slot", "#0891b2", "-.", {"long-term-memory": "slots", "slots-count": "1"}),
     Memory("memformer", "Memformer", "#b91c1c", "-", {"arch": "memformer_lm"}),
 )

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from recipes import headroom, plot, runs
-from recipes.memories import MEMORIES
+from recipes.memories import LONG, MEMORIES
 
 RECIPES = Path(__file__).resolve().parent
 RESULTS = RECIPES / "RESULTS.md"
@@ -61,7 +61,8 @@ def overview(kept: Path) -> str:
             results
         ):
             means = {memory: runs.mean(seeds) for memory, seeds in values.items()}
-            winner = best(means, key=means.get) if len(means) > 1 else None
+            rivals = [name for name in means if name != LONG]  # that is no memory of fixed size
+            winner = best(rivals, key=means.get) if len(rivals) > 1 else None
             cells = {memory: runs.spread(seeds) for memory, seeds in values.items()}
             cells |= {winner: f"**{cells[winner]}**"} if winner else {}
             measured.append(([f"[{file.stem}](results/{file.name})", measure], cells))

@@ -32,7 +32,7 @@ SIZES = {
 
 
 class Books(LanguageModels):
-    name, sizes, default_size = "books", SIZES, "small"
+    name, sizes, default_size, corpus = "books", SIZES, "small", "novels"
     raw_help = "a folder with folders train, valid (or validation) and, if wanted, test: one text file per book"
 
     def binarise(self) -> list[Command]:

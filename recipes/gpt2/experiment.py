@@ -27,7 +27,7 @@ SIZES = {
 
 
 class GPT2(LanguageModels):
-    name, sizes, default_size, extras = "gpt2", SIZES, "paper", "plot,hf"
+    name, sizes, default_size, extras, corpus = "gpt2", SIZES, "paper", "plot,hf", "text for GPT-2"
     raw_help = "the text: train, valid and test by name, as WikiText-103 or PG-19 were published, or your own"
 
     @classmethod
@@ -60,7 +60,7 @@ class GPT2(LanguageModels):
 
     def model(self, memory: str) -> str:
         """The sizes and dropout are the folder's, and the memory's parameters come on top of them."""
-        optimizer = "adam" if memory == "none" else "ltm_adam --ltm-lr-scale 5"
+        optimizer = "adam" if self.known[memory].is_none else "ltm_adam --ltm-lr-scale 5"
         return f"--arch infinite_former_pretrained {self.size.model} --optimizer {optimizer}"
 
     def training(self, memory: str, seed: int) -> list[str]:

@@ -38,6 +38,7 @@ class LanguageModels(Experiment):
         "summarize": "perplexity: a table, results.json and plots",
     }
     raw_help = "the folder of the text"
+    corpus: ClassVar[str]  # as tables name it
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -104,11 +105,13 @@ class LanguageModels(Experiment):
         streams = ["--batch-size", str(self.size.streams)]
         for split in splits:
             yield split, ["--split", split, *streams]
-        for ablation in ("zero", "swap") if memory != "none" else ():
+        for ablation in () if self.known[memory].is_none else ("zero", "swap"):
             yield f"{splits[-1]}-{ablation}", ["--split", splits[-1], *streams, "--ablation", ablation]
 
     def summarize(self) -> list[Command]:
         return [
-            self.python("recipes.language_models.summary", self.dir, "--command", self.command),
+            self.python(
+                "recipes.language_models.summary", self.dir, "--corpus", self.corpus, "--command", self.command
+            ),
             self.python("recipes.plot", self.dir / "results.json"),
         ]

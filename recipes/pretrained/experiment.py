@@ -11,7 +11,7 @@ from recipes.commands import Command
 from recipes.experiment import Size, positive
 from recipes.language_models.experiment import LanguageModels
 from recipes.launches import ROOT, die
-from recipes.pretrained.rows import BASE, LONG, ROWS, SHORT
+from recipes.pretrained.rows import BASE, LONG, ROWS
 
 SMOLLM2 = ROOT / "runs/smollm2"
 
@@ -145,7 +145,7 @@ class Pretrained(LanguageModels):
         size = self.size
         segment, window = size.long if memory == LONG else (self.segment, self.segment)
         through = size.span // segment if memory == "gibbs-bptt" else 1
-        optimizer = "adam" if ROWS[memory].options["long-term-memory"] == "none" else "ltm_adam --ltm-lr-scale 20"
+        optimizer = "adam" if ROWS[memory].is_none else "ltm_adam --ltm-lr-scale 20"
         length = f"--lr-scheduler cosine {size.training} --max-update {size.updates}"
         if memory == BASE:  # as a checkpoint, which is what is scored
             length = "--lr-scheduler fixed --lr 0 --max-update 1"
@@ -164,7 +164,7 @@ class Pretrained(LanguageModels):
         splits, streams = self.options.splits.split(","), ["--batch-size", str(self.size.streams)]
         for split in splits:
             yield split, ["--split", split, *streams, "--predictions", str(save / f"{split}.npz")]
-        for ablation in ("zero", "swap") if memory not in (BASE, SHORT, LONG) else ():
+        for ablation in () if ROWS[memory].is_none else ("zero", "swap"):
             yield f"{splits[-1]}-{ablation}", ["--split", splits[-1], *streams, "--ablation", ablation]
 
     def summarize(self) -> list[Command]:

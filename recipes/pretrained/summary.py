@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes import headroom, runs
-from recipes.pretrained.rows import BASE, LONG, ROWS, SHORT
+from recipes.pretrained.rows import LONG, ROWS, SHORT
 from recipes.runs import Record
 
 ABLATIONS = ("zero", "swap")
@@ -46,7 +46,7 @@ def collect(root: Path, split: str, model: str, command: str) -> Record:
         found.append(run | {"segment": segment} | ablated | {"by_position": by_position(losses, starts)})
     order = list(ROWS)
     found.sort(key=lambda run: (run["segment"] or math.inf, order.index(run["memory"]), run["seed"]))
-    memories = [name for name in order if name not in (BASE, SHORT, LONG)]
+    memories = [name for name in order if not ROWS[name].is_none]
     segments = " and ".join(str(segment) for segment in dict.fromkeys(run["segment"] for run in found) if segment)
     own, dashes, further = command.partition(" -- ")
     return {

@@ -24,7 +24,7 @@ SIZES = {
 
 
 class WikiText103(LanguageModels):
-    name, sizes, default_size = "wikitext103", SIZES, "paper"
+    name, sizes, default_size, corpus = "wikitext103", SIZES, "paper", "WikiText-103"
     raw_help = "the folder of the published WikiText-103 (wiki.{train,valid,test}.tokens) (default: it is downloaded)"
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ SIZES = {
 
 
 class WikiText2(LanguageModels):
-    name, sizes, default_size = "wikitext2", SIZES, "small"
+    name, sizes, default_size, corpus = "wikitext2", SIZES, "small", "WikiText-2"
     raw_help = "the folder of the published WikiText-2 (wiki.train.tokens, wiki.valid.tokens, wiki.test.tokens)"
 
     def binarise(self) -> list[Command]:

@@ -1,6 +1,7 @@
 """The recipes of language models run, refuse what cannot be, compare models of equal size, and sum up the scores."""
 
 import json
+import math
 import os
 import random
 import shlex
@@ -240,6 +241,7 @@ def made_up(folder: Path, parameters: str, **perplexities: float | None) -> None
     (folder / "train.log").write_text(f"| num. shared model params: {parameters} (\n | train_inner | {point}\n")
     for name, value in perplexities.items():
         found = {"path": "x", "split": name, "tokens": 1000, "words": 1000, "perplexity_per_word": value}
+        found["nll"] = value and 1000 * math.log(value)
         (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(found))
 
 
@@ -248,7 +250,7 @@ def test_summary_is_over_seeds_with_the_best_memory_last(tmp_path):
     made_up(tmp_path / "continuous-seed2", "1,001", valid=92, test=104, test_zero=122, test_swap=130)
     made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
     made_up(tmp_path / "sticky-seed1", "1,001", valid=50)  # not scored to its end
-    lines = summary.table(summary.collect(tmp_path, "run.sh")).splitlines()
+    lines = summary.table(summary.collect(tmp_path, "plays", "run.sh")).splitlines()
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4]]
     continuous = ["91.00 ± 1.41", "102.00 ± 2.83", "121.00 ± 1.41", "130.00 ± 0.00"]
     assert found == [
@@ -262,11 +264,23 @@ def test_summary_accepts_a_perplexity_that_no_float_holds(tmp_path):
     """infformer-eval gives null for it, as JSON has no infinity."""
     made_up(tmp_path / "none-seed1", "1,000", valid=95, test=110)
     made_up(tmp_path / "continuous-seed1", "1,001", valid=90, test=None, test_zero=None, test_swap=130)
-    first, second = summary.table(summary.collect(tmp_path, "run.sh")).splitlines()[2:4]
+    first, second = summary.table(summary.collect(tmp_path, "plays", "run.sh")).splitlines()[2:4]
     assert [cell.strip() for cell in first.split("|")[7:-1]] == ["90.00", "∞", "∞", "130.00"]
     assert second.startswith("| none ")
 
 
+def test_summary_has_the_share_of_headroom_where_a_long_window_was_scored(tmp_path):
+    """Losses of log 100, log 80 and log 50: the memory gives ln 1.25 of ln 2."""
+    for memory, test in (("none", 100), ("continuous", 80), ("none-1024", 50)):
+        made_up(tmp_path / f"{memory}-seed1", "1,000", valid=95, test=test)
+    table = summary.table(summary.collect(tmp_path, "plays", "run.sh"))
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:5])
+    assert header[-1] == "share"
+    assert {row[0]: row[-1] for row in rows} == {"none": "", "continuous": "32.2 %", "none-1024": ""}
+
+
 def test_summary_of_nothing_says_so(tmp_path):
-    done = run_forked("recipes.language_models.summary", tmp_path, "--command", "run.sh", check=False)
+    done = run_forked(
+        "recipes.language_models.summary", tmp_path, "--corpus", "plays", "--command", "run.sh", check=False
+    )
     assert done.returncode == 1 and "nothing was scored" in done.stdout
