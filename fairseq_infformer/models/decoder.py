@@ -1,5 +1,7 @@
 """The ∞-former's decoder: layers over a segment."""
 
+from typing import Optional
+
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
 from fairseq_infformer.modules.memories import Figure
+from fairseq_infformer.modules.streams import Piece, StreamState
 
 from .configuration import InfiniteFormerConfig
 from .token_decoder import TokenDecoder
@@ -56,12 +59,29 @@ class InfiniteFormerDecoder(TokenDecoder):
         ]
         return tuple(after), (self.final_norm(x), figures)
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def empty_streams(self, batch_size: int) -> tuple[StreamState, ...]:
+        return tuple(layer.empty_stream(batch_size) for layer in self.layers)
+
+    def read_piece(
+        self, piece: Piece, tokens: Tensor, streams: tuple[StreamState, ...]
+    ) -> tuple[Tensor, tuple[StreamState, ...]]:
+        x, after = self.embed(tokens, piece.start), []
+        for layer, stream in zip(self.layers, streams, strict=True):
+            x, then = layer.read_piece(x, piece, stream)
+            after.append(then)
+        return self.final_norm(x), tuple(after)
+
+    def embed(self, tokens: Tensor, start: Optional[Tensor] = None) -> Tensor:
+        """The vectors (B, T, C) of tokens (B, T), which are those of their segments from ``start`` (B,) on."""
         x = super().embed(tokens)
-        if self.embed_positions is not None:
+        if self.embed_positions is None:
+            return x
+        if start is None:
             self.check_length(tokens.shape[1])
-            x = x + self.embed_positions.weight[: tokens.shape[1]]
-        return x
+            return x + self.embed_positions.weight[: tokens.shape[1]]
+        positions = start[:, None] + torch.arange(tokens.shape[1])
+        # Those of pads may be beyond.
+        return x + self.embed_positions.weight[positions.clamp_max(self.max_positions() - 1).to(x.device)]
 
     def max_positions(self) -> int:
         """The longest possible segment: of any length, unless positions are learned."""

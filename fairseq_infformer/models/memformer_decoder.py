@@ -7,12 +7,15 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.modules.layers import MemformerDecoderLayer, MemformerEncoderLayer
 from fairseq_infformer.modules.memories import Figure
 from fairseq_infformer.modules.memories.slots import SlotState, SlotWriter
+from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 from fairseq_infformer.modules.state import detached, emptied, reordered
+from fairseq_infformer.modules.streams import Piece
 
 from .configuration import TransformerConfig
 from .token_decoder import TokenDecoder
@@ -33,6 +36,16 @@ class MemformerState(NamedTuple):
 
     SAVED_AS = ("memory", "encoded", "encoded_lengths", "text", "text_lengths")
     detach, reorder, reset = detached, reordered, emptied
+
+
+class MemformerStream(NamedTuple):
+    """What the model knows of B streams that stop anywhere in a segment."""
+
+    before: MemformerState  # the open segment
+    segment: ShortTermMemory  # (B, t, 1): the tokens of the open segment
+
+    SAVED_AS = ("before", "segment")
+    detach, reorder = detached, reordered
 
 
 class Encoded(NamedTuple):
@@ -89,6 +102,35 @@ class MemformerDecoder(TokenDecoder):
         after = MemformerState(memory, encoded, state.text_lengths, tokens, lengths)
         return (after,), (Encoded(tokens, encoded, state.text_lengths), [])
 
+    def empty_streams(self, batch_size: int) -> tuple[MemformerStream]:
+        (before,) = self.initial_state(batch_size)
+        return (MemformerStream(before, ShortTermMemory.empty(batch_size, 0, 1, before.text)),)
+
+    def read_piece(
+        self, piece: Piece, tokens: Tensor, streams: tuple[MemformerStream]
+    ) -> tuple[Tensor, tuple[MemformerStream]]:
+        """See ``StreamingDecoder.read_piece``. The open segment is read again with each piece, since the decoder, which
+        sees no more than it, keeps no keys and values."""
+        before, segment = streams[0]
+        if bool(piece.full.any()):
+            (after,), _ = self._read_open(before, segment)
+            before = _chosen(piece.full, after, before)
+            segment = segment.reset(piece.full)
+        segment = segment.append(tokens[:, :, None], piece.lengths)
+        segment, _, _ = segment.split(int(segment.lengths.max()))
+        _, (output, _) = self._read_open(before, segment)
+        columns = piece.start[:, None] + torch.arange(tokens.shape[1])
+        columns = columns.clamp_max(output.tokens.shape[1] - 1).to(tokens.device)  # those of pads may be beyond
+        features = self.features(output)
+        features = features.gather(1, columns[:, :, None].expand(-1, -1, features.shape[2]))
+        return features, (MemformerStream(before, segment),)
+
+    def _read_open(
+        self, before: MemformerState, segment: ShortTermMemory
+    ) -> tuple[tuple[MemformerState], tuple[Encoded, list[dict[str, Figure]]]]:
+        none = torch.zeros_like(segment.lengths, dtype=torch.bool)
+        return self.read_segment((before,), (segment.from_left()[:, :, 0], segment.lengths, none))
+
     def features(self, output: Encoded) -> Tensor:
         x = self._embedded(output.tokens)
         for layer in self.decoder:
@@ -106,3 +148,17 @@ class MemformerDecoder(TokenDecoder):
     def max_positions(self) -> int:
         """The longest possible segment: of any length."""
         return 2**31 - 1
+
+
+def _chosen(rows: Tensor, state: MemformerState, other: MemformerState) -> MemformerState:
+    """The rows (B,) bool of ``state``, and the others of ``other``."""
+
+    def choose(one: Optional[Tensor], two: Optional[Tensor]) -> Optional[Tensor]:
+        if one is None:  # without a memory
+            return None
+        if one.dim() > 1 and one.shape[1] != two.shape[1]:  # vectors from the left, of which lengths say how many
+            width = max(one.shape[1], two.shape[1])
+            one, two = (F.pad(x, [*[0, 0] * (x.dim() - 2), 0, width - x.shape[1]]) for x in (one, two))
+        return torch.where(rows.to(one.device).view(-1, *[1] * (one.dim() - 1)), one, two)
+
+    return tree_map(choose, state, other)

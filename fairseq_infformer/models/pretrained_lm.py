@@ -42,6 +42,7 @@ from .streaming_lm import StreamingLanguageModel
 
 if TYPE_CHECKING:
     from fairseq_infformer.pretrained import InfformerForCausalLM
+    from fairseq_infformer.pretrained.attention import LayerStream
 
 MODEL, ARCH = "pretrained_with_memory", "infinite_former_pretrained"
 CONFIG = "config.json"
@@ -182,25 +183,39 @@ class PretrainedDecoder(StreamingDecoder):
         return self.model.get_output_embeddings()(features)
 
     def initial_state(self, batch_size: int) -> tuple[StreamState, ...]:
-        return tuple(stream.state for stream in self.model.empty_streams(batch_size))
+        return self.kept(self.model.empty_streams(batch_size))
 
     def read_segment(
         self, before: tuple[StreamState, ...], segment: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[tuple[StreamState, ...], tuple[Tensor, list[dict[str, Figure]]]]:
-        from fairseq_infformer.pretrained.attention import LayerStream
-
         tokens, lengths, empty = segment
         # Keys, values and what memories show to attention come from the states again after each segment.
-        streams = tuple(LayerStream(state.reset(empty), None, None) for state in before)
+        streams = self.continued(tuple(state.reset(empty) for state in before))
         none = torch.zeros_like(lengths)
         # What is open is full, however short: DDP waits for the gradients of a write, even of one of nothing.
         piece = Piece(none, none, lengths, full=torch.ones_like(empty))
-        tokens = tokens.masked_fill(tokens >= self.dictionary.num_tokens, self.start)
-        features, streams = self.model.read_piece(piece, tokens, streams)
-        after = tuple(stream.state for stream in streams)
+        features, streams = self.read_piece(piece, tokens, streams)
+        after = self.kept(streams)
         memories = ((gated.memory, after[int(layer)].report) for layer, gated in self.model.memories.items())
         figures = [memory.figures(report) for memory, report in memories if report is not None]
         return after, (features, figures)
+
+    def empty_streams(self, batch_size: int) -> tuple["LayerStream", ...]:
+        return self.model.empty_streams(batch_size)
+
+    def read_piece(
+        self, piece: Piece, tokens: Tensor, streams: tuple["LayerStream", ...]
+    ) -> tuple[Tensor, tuple["LayerStream", ...]]:
+        tokens = tokens.masked_fill(tokens >= self.dictionary.num_tokens, self.start)
+        return self.model.read_piece(piece, tokens, streams)
+
+    def kept(self, streams: tuple["LayerStream", ...]) -> tuple[StreamState, ...]:
+        return tuple(stream.state for stream in streams)
+
+    def continued(self, kept: tuple[StreamState, ...]) -> tuple["LayerStream", ...]:
+        from fairseq_infformer.pretrained.attention import LayerStream
+
+        return tuple(LayerStream(state, None, None) for state in kept)
 
     def max_positions(self) -> int:
         """The length of a segment."""

@@ -16,6 +16,7 @@ from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.memories import Figure, SettingError
 from fairseq_infformer.modules.replay import replay, summed, unroll
 from fairseq_infformer.modules.state import named_tensors
+from fairseq_infformer.modules.streams import Piece
 
 from . import memory_format
 from .stream_memory import StreamMemory, next_memory
@@ -57,6 +58,25 @@ class StreamingDecoder(FairseqDecoder, ABC):
             the states after the segment; what ``features`` makes hidden states of; and the figures of the read of each
             long-term memory.
         """
+
+    @abstractmethod
+    def empty_streams(self, batch_size: int) -> tuple[NamedTuple, ...]:
+        """Streams that stop anywhere in a segment, see ``modules.streams``, before any text; one value per layer."""
+
+    @abstractmethod
+    def read_piece(
+        self, piece: Piece, tokens: Tensor, streams: tuple[NamedTuple, ...]
+    ) -> tuple[Tensor, tuple[NamedTuple, ...]]:
+        """Hidden states (B, T, C) of a piece with these tokens (B, T), which ``output_layer`` takes, and the streams
+        after it. The hidden states of the pieces of a segment are those of the segment as a whole."""
+
+    def kept(self, streams: tuple[NamedTuple, ...]) -> tuple[NamedTuple, ...]:
+        """The part of streams from which the rest follows, for a file: by default all."""
+        return streams
+
+    def continued(self, kept: tuple[NamedTuple, ...]) -> tuple[NamedTuple, ...]:
+        """The streams whose ``kept`` this is."""
+        return kept
 
     def features(self, output: Any) -> Tensor:
         """Hidden states (B, T, C) of a segment, which ``output_layer`` takes, by what no later segment needs.

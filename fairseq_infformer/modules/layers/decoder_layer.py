@@ -11,6 +11,7 @@ from fairseq_infformer.modules.attention import POSITION_ENCODINGS
 from fairseq_infformer.modules.memories import LongTermMemory, Read, Report
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 from fairseq_infformer.modules.state import detached, reordered
+from fairseq_infformer.modules.streams import Piece, StreamState
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swish": F.silu}
 
@@ -115,19 +116,51 @@ class InfiniteFormerLayer(nn.Module):
             where they should end.
         """
         hidden = self.attention_norm(x)
+        x, report = self._attend(x, hidden, lengths, state.recent, state.long_term)
+        return x, LayerState(state.recent.append(hidden, lengths), state.long_term, report)
+
+    def empty_stream(self, batch_size: int) -> StreamState:
+        """The stream of each row before any text."""
+        return StreamState.empty(batch_size, 0, self.stm_length, self.q_proj.weight, self.long_term_memory)
+
+    def read_piece(self, x: Tensor, piece: Piece, stream: StreamState) -> tuple[Tensor, StreamState]:
+        """What ``advance`` and ``forward`` do for a segment, for a piece of one.
+
+        Args:
+            x: (B, T, C). piece: says how many of the T of each row are text. stream: before the piece.
+
+        Returns:
+            x (B, T, C) and the stream after the piece.
+        """
+        if bool(piece.full.any()):
+            stream = stream.commit(piece.full, self.long_term_memory, self._report)
+        hidden = self.attention_norm(x)
+        before = stream.window.append(stream.segment.from_left(), stream.segment.lengths)
+        x, report = self._attend(x, hidden, piece.lengths, before, stream.long_term)
+        return x, stream.extend(hidden, piece.lengths, report)
+
+    def _report(self, stream: StreamState) -> Optional[Report]:
+        """That of one read for all of the open segments."""
+        hidden, lengths = stream.segment.from_left(), stream.segment.lengths
         query = self.q_proj(hidden)
-        past, read = state.recent, Read()
+        return self.long_term_memory.read(query, hidden, lengths, stream.long_term, self.attention).report
+
+    def _attend(
+        self, x: Tensor, hidden: Tensor, lengths: Tensor, before: ShortTermMemory, long_term: Optional[NamedTuple]
+    ) -> tuple[Tensor, Optional[Report]]:
+        """The layer's output (B, T, C) for x (B, T, C) with ``hidden``, its norm, after the hidden states ``before``;
+        and the report of the read of ``long_term``."""
+        query, read = self.q_proj(hidden), Read()
         if self.long_term_memory is not None:
-            read = self.long_term_memory.read(query, hidden, lengths, state.long_term, self.attention)
+            read = self.long_term_memory.read(query, hidden, lengths, long_term, self.attention)
         if read.extra is not None:
-            past = read.extra.followed_by(past)
-        mask = attention_mask(past, x.shape[1])
-        context = self.attention(query, torch.cat([past.hidden, hidden], dim=1), mask)
+            before = read.extra.append(before.from_left(), before.lengths)
+        mask = attention_mask(before, x.shape[1])
+        context = self.attention(query, torch.cat([before.hidden, hidden], dim=1), mask)
         context = context if read.context is None else context + read.context
         x = x + F.dropout(context, self.dropout, self.training)
         inner = F.dropout(self.activation(self.fc1(self.ffn_norm(x))), self.activation_dropout, self.training)
-        x = x + F.dropout(self.fc2(inner), self.dropout, self.training)
-        return x, LayerState(state.recent.append(hidden, lengths), state.long_term, read.report)
+        return x + F.dropout(self.fc2(inner), self.dropout, self.training), read.report
 
 
 def attention_mask(past: ShortTermMemory, queries: int) -> Tensor:
