@@ -19,6 +19,7 @@ FLOOR = {"errors", "files", "protocols", "vocabulary_files"}
 ALLOWED = {
     "modules": set(),
     "data": FLOOR,
+    "speech": FLOOR,
     "criterions": FLOOR | {"modules"},
     "tasks": FLOOR | {"data", "plugin"},
     "models": FLOOR | {"modules", "plugin", "pretrained"},

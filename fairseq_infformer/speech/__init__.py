@@ -1,0 +1,1 @@
+"""Speech: audio, its features, and how late a translation of it is."""
