@@ -11,7 +11,7 @@ from recipes.commands import Command
 from recipes.experiment import Size, positive
 from recipes.language_models.experiment import LanguageModels
 from recipes.launches import ROOT, die
-from recipes.pretrained.rows import BASE, LONG, ROWS
+from recipes.pretrained.rows import BASE, LONG, ROWS, WIDER
 
 SMOLLM2 = ROOT / "runs/smollm2"
 
@@ -25,7 +25,7 @@ class PretrainedSize(Size):
     pieces: tuple[int, int]  # the shortest and the longest training document, in tokens
     scored: tuple[int, int]  # the first token of a document that is scored, and the one after the last
     streams: int  # of an evaluation: as many as documents, or more than that would begin in the middle of one
-    memory: str
+    vectors: int  # that a memory has, and a wider window has more
     training: str
     memories: tuple[str, ...] = tuple(ROWS)
 
@@ -37,19 +37,19 @@ SIZES = {
     # Shows that everything works; by default with a random model.
     "tiny": PretrainedSize(
         segment=16, long=(16, 48), span=32, updates=10, pieces=(48, 96), scored=(32, 160), batch=4, streams=2, jobs=2,
-        memory="--ltm-basis 8 --ltm-samples 16 --ltm-widths 0.1 --compressive-length 8 --hitters-length 8",
+        vectors=8,
         training="--lr 1e-3 --warmup-updates 1"),
     # 40 minutes per training on one core: 143,360 tokens. 6.5 GB per training.
     "small": PretrainedSize(
         segment=128, long=(256, 1792), span=512, updates=70, pieces=(4096, 16384), scored=(16384, 49152), batch=4,
         streams=2, jobs=2,
-        memory="--ltm-basis 256 --ltm-samples 512 --ltm-widths 0.004 --compressive-length 256 --hitters-length 256",
+        vectors=256,
         training="--lr 5e-5 --warmup-updates 5"),
     # Ten times as many tokens, for a GPU.
     "gpu": PretrainedSize(
         segment=128, long=(256, 1792), span=1024, updates=175, pieces=(4096, 16384), scored=(16384, 49152), batch=8,
         streams=2,
-        memory="--ltm-basis 256 --ltm-samples 512 --ltm-widths 0.004 --compressive-length 256 --hitters-length 256",
+        vectors=256,
         training="--lr 5e-5 --warmup-updates 10"),
 }
 # fmt: on
@@ -143,7 +143,7 @@ class Pretrained(LanguageModels):
 
     def training(self, memory: str, seed: int) -> list[str]:
         size = self.size
-        segment, window = size.long if memory == LONG else (self.segment, self.segment)
+        segment, window = self.windows(memory)
         through = size.span // segment if memory == "gibbs-bptt" else 1
         optimizer = "adam" if ROWS[memory].is_none else "ltm_adam --ltm-lr-scale 20"
         length = f"--lr-scheduler cosine {size.training} --max-update {size.updates}"
@@ -151,13 +151,26 @@ class Pretrained(LanguageModels):
             length = "--lr-scheduler fixed --lr 0 --max-update 1"
         words = shlex.split(
             f"--arch infinite_former_pretrained --tokens-per-sample {segment} --stm-length {window} "
-            f"--document-boundaries reset --batch-size {size.batch // self.nproc} {size.memory} {self.memory(memory)} "
+            f"--document-boundaries reset --batch-size {size.batch // self.nproc} {self.sizes_of_memories()} "
             f"--update-freq {size.span // segment // through} --bptt-segments {through} "
             f"--criterion ltm_cross_entropy --optimizer {optimizer} --adam-betas (0.9,0.98) {length} --clip-norm 1 "
             # Checkpoints of the weights alone, at the end: with the optimizer's state they are three times as large.
-            f"--seed {seed} --no-save-optimizer-state --disable-validation --num-workers 0"
+            f"--seed {seed} --no-save-optimizer-state --disable-validation --num-workers 0 {self.memory(memory)}"
         )
         return [*words, "--pretrained", str(self.model_folder)]
+
+    def windows(self, memory: str) -> tuple[int, int]:
+        """Tokens of a segment, and of the window before it."""
+        if memory == LONG:
+            return self.size.long
+        return self.segment, self.segment + (self.size.vectors if memory == WIDER else 0)
+
+    def sizes_of_memories(self) -> str:
+        vectors = self.size.vectors
+        return (
+            f"--compressive-length {vectors} --hitters-length {vectors} "
+            f"--ltm-basis {vectors} --ltm-samples {2 * vectors} --ltm-widths {1.25 / vectors:.3g}"
+        )
 
     def scoring(self, memory: str, save: Path) -> Iterator[tuple[str, list[str]]]:
         """The splits, and the last of them again with the memory zeroed and swapped."""

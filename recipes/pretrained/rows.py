@@ -2,16 +2,18 @@
 
 from recipes.memories import MEMORIES, Memory
 
-BASE, SHORT, LONG = "base", "finetuned", "ceiling"  # those without a memory
+BASE, SHORT, WIDER, LONG = "base", "finetuned", "window", "ceiling"  # those without a memory
 WITHOUT = {"long-term-memory": "none"}
-GIBBS = MEMORIES["gibbs"]
+GIBBS, HITTERS = MEMORIES["gibbs"], MEMORIES["heavy-hitters"]
 ROWS = {
     row.name: row
     for row in (
         Memory(BASE, "pretrained model", "#6b7280", ":", WITHOUT),
         Memory(SHORT, "fine-tuned", "#6b7280", "-", WITHOUT),
+        # A window that is wider by as many vectors as a memory keeps.
+        Memory(WIDER, "fine-tuned, window of as many vectors", "#374151", "-.", WITHOUT),
         MEMORIES["compressive"],
-        MEMORIES["heavy-hitters"],
+        HITTERS._replace(options=HITTERS.options | {"ltm-lr-scale": "100"}),  # nothing learns of it but its gate
         MEMORIES["continuous"],
         GIBBS,
         # Gradients through all segments of an update; how many they are depends on their length.
