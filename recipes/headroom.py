@@ -21,7 +21,11 @@ from recipes.runs import Record
 
 
 class Headroom(NamedTuple):
-    """A memory between its two ends, by seed; losses are log perplexities per token."""
+    """A memory between its two ends, by seed; losses are log perplexities per token.
+
+    Times are those of the memory's runs over those of the short window's, means over seeds. They are of use where both
+    ran with the same beside them.
+    """
 
     memory: str
     group: object  # the value of the field "by"
@@ -30,6 +34,8 @@ class Headroom(NamedTuple):
     long: list[float]
     zeroed: list[float]
     swapped: list[float]
+    update_time: float  # of an update of the training
+    token_time: float  # of scoring a token
 
     @property
     def share(self) -> Optional[list[float]]:
@@ -59,9 +65,12 @@ def of(results: Record) -> list[Headroom]:
         return []
     split, by = settings["split"], settings.get("by")
 
-    def losses(name: str, group: object, part: str = split) -> list[float]:
+    def scored(name: str, group: object) -> list[Record]:
         found = [run for run in results["runs"] if run["memory"] == name and run.get(by) in (group, None)]
-        scores = [run.get(part) for run in sorted(found, key=lambda run: run["seed"])]
+        return sorted(found, key=lambda run: run["seed"])
+
+    def losses(name: str, group: object, part: str = split) -> list[float]:
+        scores = [run.get(part) for run in scored(name, group)]
         # infformer-eval gives null for a loss that is infinite.
         return [loss(score) for score in scores if score and score["nll"] is not None]
 
@@ -71,18 +80,29 @@ def of(results: Record) -> list[Headroom]:
             short, own, long = (losses(name, group) for name in (settings["short"], memory, settings["long"]))
             if short and own and long:
                 ablated = (losses(memory, group, part) for part in ("zero", "swap"))
-                memories.append(Headroom(memory, group, short, own, long, *ablated))
+                both = scored(memory, group), scored(settings["short"], group)
+                times = (
+                    ratio(*([run["seconds"] / run["updates"] for run in each] for each in both)),
+                    ratio(*([run[split]["seconds"] / run[split]["tokens"] for run in each] for each in both)),
+                )
+                memories.append(Headroom(memory, group, short, own, long, *ablated, *times))
     return memories
 
 
-COLUMNS = ("share", "swapped, worse by", "zeroed, worse by")
+def ratio(values: list[float], base: list[float]) -> float:
+    """Of two means; not a number where the second is 0."""
+    return runs.mean(values) / runs.mean(base) if runs.mean(base) else math.nan
+
+
+COLUMNS = ("share", "swapped, worse by", "zeroed, worse by", "time per update", "time per token")
 
 
 def cells(one: Headroom) -> list[str]:
-    """A memory's ``COLUMNS`` in a table, all in percent."""
+    """A memory's ``COLUMNS`` in a table: percent, and times as multiples of the short window's."""
     share = one.share and [100 * share for share in one.share]
     figures = (share, one.worse_by(one.swapped), one.worse_by(one.zeroed))
-    return [f"{runs.spread(values)} %" if values else "" for values in figures]
+    times = (f"{time:.2f}" if math.isfinite(time) else "" for time in (one.update_time, one.token_time))
+    return [*(f"{runs.spread(values)} %" if values else "" for values in figures), *times]
 
 
 def table(logs: dict[str, Record]) -> str:
@@ -95,6 +115,8 @@ def table(logs: dict[str, Record]) -> str:
             perplexities = [
                 runs.spread([math.exp(loss) for loss in losses], 2) for losses in (one.short, one.losses, one.long)
             ]
-            row = [f"{settings['corpus']}{group}", one.memory, *perplexities, *cells(one)]
+            row = [f"{settings['corpus']}{group}", one.memory, str(len(one.losses)), *perplexities, *cells(one)]
             rows.append([*row, f"[{name}](results/{name}.json)"])
-    return runs.markdown(["corpus", "memory", "short window", "with memory", "long window", *COLUMNS, "log"], rows)
+    return runs.markdown(
+        ["corpus", "memory", "seeds", "short window", "with memory", "long window", *COLUMNS, "log"], rows
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes import headroom, runs
-from recipes.pretrained.rows import LONG, ROWS, SHORT
+from recipes.pretrained.rows import BASE, LONG, ROWS, SHORT
 from recipes.runs import Record
 
 ABLATIONS = ("zero", "swap")
@@ -46,7 +46,7 @@ def collect(root: Path, split: str, model: str, command: str) -> Record:
         found.append(run | {"segment": segment} | ablated | {"by_position": by_position(losses, starts)})
     order = list(ROWS)
     found.sort(key=lambda run: (run["segment"] or math.inf, order.index(run["memory"]), run["seed"]))
-    memories = [name for name in order if not ROWS[name].is_none]
+    memories = [name for name in order if name not in (BASE, SHORT, LONG)]
     segments = " and ".join(str(segment) for segment in dict.fromkeys(run["segment"] for run in found) if segment)
     own, dashes, further = command.partition(" -- ")
     return {
@@ -73,28 +73,21 @@ def table(results: Record) -> str:
     least = min(run["parameters"] for run in results["runs"])
     rows = []
     for (segment, memory), seeds in runs.grouped(results["runs"], "segment", "memory").items():
-        short = [run for run in results["runs"] if run["memory"] == SHORT and segment in (None, run["segment"])]
         row = [f"{segment or ''}", memory, f"{seeds[0]['parameters'] - least:,}", str(len(seeds))]
         row += [f"{seeds[0]['updates']:,}", runs.duration(seeds), f"{seeds[0][split]['state_bytes'] / 1e6:.1f}"]
-        row += [f"{cost(seeds, split) / cost(short, split):.2f}" if short else ""]
         for name in splits:
             row += [
                 runs.spread([run[name][f"perplexity_per_{unit}"] for run in seeds], 2) for unit in ("token", "word")
             ]
         one = shares.get((segment, memory))
-        row += headroom.cells(one) if one else [""] * 3
+        row += headroom.cells(one) if one else [""] * len(headroom.COLUMNS)
         rows.append(row)
-    header = ["segment", "row", "parameters added", "seeds", "updates", "training", "MB per stream", "cost per token"]
+    header = ["segment", "row", "parameters added", "seeds", "updates", "training", "MB per stream"]
     header += [f"{name}, per {unit}" for name in splits for unit in ("token", "word")]
     return runs.markdown([*header, *headroom.COLUMNS], rows) + (
-        f"\n\nPerplexity of {results['model']}; share, swapped and zeroed are of the {split} split. Cost: the time of "
-        "scoring a token, as a multiple of the fine-tuned model's."
+        f"\n\nPerplexity of {results['model']}; share, swapped and zeroed are of the {split} split. Times: of an "
+        "update of the training and of scoring a token, as multiples of the fine-tuned model's."
     )
-
-
-def cost(seeds: list[Record], split: str) -> float:
-    """Seconds per token of scoring."""
-    return runs.mean([run[split]["seconds"] / run[split]["tokens"] for run in seeds])
 
 
 def main() -> None:

@@ -240,7 +240,7 @@ def made_up(folder: Path, parameters: str, **perplexities: float | None) -> None
     point = '{"nll_loss": "2.5", "num_updates": "10", "wall": "60"}'
     (folder / "train.log").write_text(f"| num. shared model params: {parameters} (\n | train_inner | {point}\n")
     for name, value in perplexities.items():
-        found = {"path": "x", "split": name, "tokens": 1000, "words": 1000, "perplexity_per_word": value}
+        found = {"path": "x", "split": name, "tokens": 1000, "words": 1000, "perplexity_per_word": value, "seconds": 1}
         found["nll"] = value and 1000 * math.log(value)
         (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(found))
 

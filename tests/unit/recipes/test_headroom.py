@@ -7,12 +7,13 @@ import pytest
 from recipes import headroom
 
 
-def run(memory, loss, seed=1, segment=None, **ablated):
+def run(memory, loss, seed=1, segment=None, seconds=10.0, **ablated):
     def score(loss):
-        return {"nll": 1000 * loss, "tokens": 1000}
+        return {"nll": 1000 * loss, "tokens": 1000, "seconds": 2 * seconds}
 
     parts = {name: score(value) for name, value in ablated.items()}
-    return {"memory": memory, "seed": seed, "segment": segment, "test": score(loss)} | parts
+    trained = {"memory": memory, "seed": seed, "segment": segment, "updates": 5, "seconds": seconds}
+    return trained | {"test": score(loss)} | parts
 
 
 def results(*runs, **more):
@@ -21,10 +22,10 @@ def results(*runs, **more):
 
 
 def test_share_is_of_the_difference_in_log_perplexity():
-    (one,) = headroom.of(results(run("a", 4.0), run("b", 3.9, zero=3.95, swap=4.1), run("c", 3.6)))
+    (one,) = headroom.of(results(run("a", 4.0), run("b", 3.9, seconds=12.0, zero=3.95, swap=4.1), run("c", 3.6)))
     assert one.share == pytest.approx([0.25])
     assert one.worse_by(one.swapped) == pytest.approx([100 * (math.exp(0.2) - 1)])
-    assert headroom.cells(one) == ["25.0 %", "22.1 %", "5.1 %"]
+    assert headroom.cells(one) == ["25.0 %", "22.1 %", "5.1 %", "1.20", "1.20"]
 
 
 def test_share_is_of_each_seed_with_its_own_ends_and_of_each_group():
@@ -53,6 +54,6 @@ def test_table_has_a_row_per_corpus_and_memory():
     log = results(run("a", 4.0, segment=128), run("b", 3.9, segment=128), run("c", 3.6), by="segment")
     lines = headroom.table({"plays-small": log, "other": {"runs": []}}).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert cells[0][:2] == ["corpus", "memory"] and cells[0][5] == "share" and len(cells) == 3
+    assert cells[0][:2] == ["corpus", "memory"] and cells[0][6] == "share" and len(cells) == 3
     perplexities = [f"{math.exp(loss):.2f}" for loss in (4.0, 3.9, 3.6)]
-    assert cells[2][:6] == ["plays, segment 128", "b", *perplexities, "25.0 %"]
+    assert cells[2][:7] == ["plays, segment 128", "b", "1", *perplexities, "25.0 %"]
