@@ -184,7 +184,7 @@ def test_run_answers_at_once():
 
 def test_a_recipe_that_does_not_exist_is_named():
     code, error = run_here(recipe_run.main, "sortin")
-    assert code == 2 and error.startswith("error: unknown recipe sortin; choose from books, gpt2, ")
+    assert code == 2 and error.startswith("error: unknown recipe sortin; choose from books, code, gpt2, ")
 
 
 def built(args: Namespace) -> FairseqLanguageModel:
