@@ -23,6 +23,7 @@ from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
 from fairseq_infformer.models.memformer_lm import MemformerConfig
 from fairseq_infformer.models.pretrained_lm import PretrainedConfig
+from fairseq_infformer.models.streaming_translation import StreamingTranslationConfig
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
@@ -42,6 +43,12 @@ PROGRAMS = {
     "preprocess/generate_documents.py": generate_documents,
     "preprocess/generate_sorting.py": generate_sorting,
     "preprocess/generate_recall.py": generate_recall,
+}
+# The models with options of their own, beside infinite_former_lm.
+OTHER_MODELS = {
+    "memformer_lm": MemformerConfig,
+    "infinite_former_pretrained": PretrainedConfig,
+    "streaming_translation": StreamingTranslationConfig,
 }
 # fairseq's own options of Adam, which LtmAdamConfig inherits, are not this project's.
 OWN_OPTIMIZER_OPTIONS = {"--ltm-lr-scale"}
@@ -90,7 +97,7 @@ def architectures() -> str:
     rows, baselines = [], []
     for name, set_defaults in ARCH_CONFIG_REGISTRY.items():
         model = ARCH_MODEL_NAME_REGISTRY.get(name)
-        if model not in ("infinite_former_lm", "memformer_lm"):
+        if model not in ("infinite_former_lm", "memformer_lm", "streaming_translation"):
             continue
         if name == "infinite_former_gpt2":
             continue  # of checkpoints alone
@@ -116,7 +123,7 @@ def page() -> str:
         ),
         **{
             f"`--arch {arch}`": table([action for action in declared(config) if not own & set(action.option_strings)])
-            for arch, config in (("memformer_lm", MemformerConfig), ("infinite_former_pretrained", PretrainedConfig))
+            for arch, config in OTHER_MODELS.items()
         },
         **{
             f"`--long-term-memory {name}`": table([action for action in model if options & set(action.option_strings)])

@@ -1,1 +1,1 @@
-from . import ltm_cross_entropy  # noqa: F401
+from . import ltm_cross_entropy, translation_cross_entropy  # noqa: F401

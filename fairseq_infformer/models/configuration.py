@@ -297,7 +297,7 @@ def check_sizes(cfg: TransformerConfig, config_type: type[TransformerConfig]) ->
         if (value := getattr(cfg, name, least)) < least:
             raise InputError(f"{option(name)} must be {least} or more, got {value}")
     for name in DROPOUTS:
-        if not 0 <= (value := getattr(cfg, name)) < 1:
+        if not 0 <= (value := getattr(cfg, name, 0)) < 1:
             raise InputError(f"{option(name)} must lie in [0, 1), got {value}")
     width, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
     if width % heads:

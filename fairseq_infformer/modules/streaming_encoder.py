@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import AugmentedMemoryLayer
-from .memories import LongTermMemory, Report
+from .memories import Figure, LongTermMemory
+from .padding import padding_mask
 from .settings import SettingError
 from .state import detached, reordered
 from .subsampling import STRIDE, Subsampling, positions
@@ -28,7 +29,8 @@ class Encoded(NamedTuple):
 
     states: Tensor  # (B, S, C)
     lengths: Tensor  # (B,), on the CPU: how many of the S are speech, from the left
-    reports: tuple[Report, ...] = ()  # of all reads of memories
+    regulariser: Optional[Tensor] = None  # (): what reads of memories add to the loss, summed over the queries
+    queries: int = 0  # of all layers with a memory
 
 
 class StreamingEncoder(nn.Module):
@@ -106,8 +108,13 @@ class StreamingEncoder(nn.Module):
             parts.append(encoded)
         if not parts:
             return Encoded(frames.new_zeros(len(frames), 0, self.norm.weight.shape[0]), torch.zeros_like(lengths))
-        reports = tuple(report for part in parts for report in part.reports)
-        return Encoded(torch.cat([part.states for part in parts], 1), sum(part.lengths for part in parts), reports)
+        added = [part.regulariser for part in parts if part.regulariser is not None]
+        return Encoded(
+            torch.cat([part.states for part in parts], 1),
+            sum(part.lengths for part in parts),
+            sum(added) if added else None,
+            sum(part.queries for part in parts),
+        )
 
     def encode_segment(self, frames: Tensor, lengths: Tensor, state: EncoderState) -> tuple[Encoded, EncoderState]:
         """The states of the next segment.
@@ -128,13 +135,22 @@ class StreamingEncoder(nn.Module):
         x = F.dropout(x, self.dropout, self.training)
         first = left // STRIDE
         segment = slice(first, min(first + self.segment_size // STRIDE, x.shape[1]))
-        memories, reports = [], []
+        memories, added, queries = [], [], 0
         for layer, memory in zip(self.layers, state.memories):
             x, memory, report = layer(x, held, segment, memory)
             memories.append(memory)
-            reports += [report] if report is not None else []
-        encoded = Encoded(
-            self.norm(x[:, segment]), (held - first).clamp(0, segment.stop - segment.start), tuple(reports)
-        )
+            if report is not None:
+                figures = layer.memory.figures(report).values()
+                added += [_summed(figure, held) for figure in figures if figure.weight]
+                queries += int(held.sum())
+        counted = (held - first).clamp(0, segment.stop - segment.start)
+        encoded = Encoded(self.norm(x[:, segment]), counted, sum(added) if added else None, queries)
         end = left + self.segment_size
         return encoded, EncoderState(window[:, max(0, end - self.left_context) : end], tuple(memories))
+
+
+def _summed(figure: Figure, lengths: Tensor) -> Tensor:
+    """A figure's term in the loss, over the queries that are speech and the mean of the heads: ()."""
+    value = figure.value.mean(1) if figure.value.dim() == 3 else figure.value
+    pads = padding_mask(lengths, value.shape[1]).to(value.device)
+    return figure.weight * value.masked_fill(pads, 0).sum()

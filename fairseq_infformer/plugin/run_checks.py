@@ -45,10 +45,11 @@ def check_run(cfg: Any, command: str) -> None:
 
 
 def refuse_generation(cfg: Any) -> None:
-    """InputError if fairseq-generate or fairseq-interactive is given this project's task, or a model of it."""
+    """InputError if fairseq-generate or fairseq-interactive is given the task of streams of text, or a model of it."""
     paths = [path for path in split_paths(cfg.common_eval.path or "") if Path(path).is_file()]
     models = [checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model for path in paths]
-    if cfg.task._name == "streaming_language_modeling" or any("long_term_memory" in model for model in models):
+    of_text = ["long_term_memory" in model and model._name != "streaming_translation" for model in models]
+    if cfg.task._name == "streaming_language_modeling" or any(of_text):
         raise InputError(
             "this version cannot generate text; it trains, and scores text with fairseq-eval-lm or infformer-eval"
         )

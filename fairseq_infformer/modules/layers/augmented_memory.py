@@ -54,7 +54,12 @@ class AugmentedMemoryLayer(nn.Module):
         return self.memory and self.memory.initial_state(batch_size, device)
 
     def forward(
-        self, x: Tensor, lengths: Tensor, segment: slice, state: Optional[NamedTuple]
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        segment: slice,
+        state: Optional[NamedTuple],
+        hidden_from: Optional[Tensor] = None,
     ) -> tuple[Tensor, Optional[NamedTuple], Optional[Report]]:
         """Process one segment.
 
@@ -62,6 +67,7 @@ class AugmentedMemoryLayer(nn.Module):
             x: (B, T, C), left context, segment and right context.
             lengths: (B,), on the CPU: how many of the T of each row are speech, from the left.
             segment: which of the T are the segment. state: the memory.
+            hidden_from: (T, T) bool, True where a vector may not see another, such as the future; absent: nowhere.
 
         Returns:
             x (B, T, C), the memory with the segment, and what its read reports.
@@ -71,10 +77,13 @@ class AugmentedMemoryLayer(nn.Module):
         if self.memory is not None:
             read = self.memory.read(query, hidden, lengths, state, self.attention)
         # Pads of a row without speech see its first, since a softmax needs one; nothing sees them.
-        seen, mask = hidden, padding_mask(lengths.clamp_min(1), x.shape[1])
+        seen, mask = hidden, padding_mask(lengths.clamp_min(1), x.shape[1])[:, None]
+        if hidden_from is not None:
+            mask = mask | hidden_from
         if read.extra is not None:
-            seen, mask = torch.cat([read.extra.hidden, hidden], dim=1), torch.cat([~read.extra.held(), mask], dim=1)
-        context = self.attention(query, seen, mask.to(x.device)[:, None, None])
+            seen = torch.cat([read.extra.hidden, hidden], dim=1)
+            mask = torch.cat([(~read.extra.held())[:, None].expand(-1, mask.shape[1], -1), mask], dim=2)
+        context = self.attention(query, seen, mask.to(x.device)[:, None])
         context = context if read.context is None else context + read.context
         x = x + F.dropout(context, self.dropout, self.training)
         inner = F.dropout(self.fc1(self.ffn_norm(x)).relu(), self.activation_dropout, self.training)

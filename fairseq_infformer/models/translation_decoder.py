@@ -1,0 +1,62 @@
+"""A decoder of words that waits for k reads of speech, and then writes one word per read."""
+
+from typing import Any, Optional
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import FairseqDecoder
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq_infformer.modules.layers import MemformerDecoderLayer
+from fairseq_infformer.modules.streaming_encoder import Encoded
+from fairseq_infformer.modules.wait_k import visible_states
+
+
+class WaitKDecoder(FairseqDecoder):
+    """Layers of self-attention and of attention to the states that each word may see, and tied embeddings.
+
+    It has no incremental state: a prefix is decoded again with each word, so that its words see what they saw.
+
+    Args:
+        dictionary: of the target. embed_dim: C. layers: of width C. dropout: on the embeddings.
+        pre_decision: r, states per read. wait_k: k for whoever names none; None waits for all.
+    """
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        embed_dim: int,
+        layers: list[MemformerDecoderLayer],
+        *,
+        dropout: float,
+        pre_decision: int,
+        wait_k: Optional[int],
+    ) -> None:
+        super().__init__(dictionary)
+        self.dropout, self.pre_decision, self.wait_k = dropout, pre_decision, wait_k
+        self.embed_tokens = nn.Embedding(len(dictionary), embed_dim, dictionary.pad())
+        nn.init.normal_(self.embed_tokens.weight, std=embed_dim**-0.5)
+        nn.init.zeros_(self.embed_tokens.weight[dictionary.pad()])
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(
+        self, prev_output_tokens: Tensor, encoder_out: Encoded, wait_k: Any = "own", **unused: object
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Logits (B, T, V) of the words after each of ``prev_output_tokens`` (B, T).
+
+        Args:
+            encoder_out: the states. wait_k: k, None to wait for all, or ``own``, the decoder's.
+        """
+        k = self.wait_k if wait_k == "own" else wait_k
+        visible = visible_states(encoder_out.lengths, prev_output_tokens.shape[1], k, self.pre_decision)
+        x = self.embed_tokens(prev_output_tokens) * self.embed_tokens.embedding_dim**0.5
+        x = F.dropout(x, self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, encoder_out.states, visible)
+        return F.linear(self.norm(x), self.embed_tokens.weight), {"attn": None}
+
+    def max_positions(self) -> int:
+        """The longest possible translation: of any length."""
+        return torch.iinfo(torch.int32).max
