@@ -54,6 +54,8 @@ setup(
             "infformer-prepare=fairseq_infformer.cli:infformer_prepare",
             "infformer-eval=fairseq_infformer.cli:infformer_eval",
             "infformer-export=fairseq_infformer.cli:infformer_export",
+            "infformer-read=fairseq_infformer.cli:infformer_read",
+            "infformer-generate=fairseq_infformer.cli:infformer_generate",
             "infformer-lm-eval=fairseq_infformer.cli:infformer_lm_eval",
         ]
     },

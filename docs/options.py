@@ -18,7 +18,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 
-from fairseq_infformer.cli import evaluate, export, prepare
+from fairseq_infformer.cli import evaluate, export, generate, prepare, read
 from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
 from fairseq_infformer.models.memformer_lm import MemformerConfig
@@ -40,6 +40,8 @@ PROGRAMS = {
     "preprocess/prepare.sh": prepare,
     "infformer-eval": evaluate,
     "infformer-export": export,
+    "infformer-read": read,
+    "infformer-generate": generate,
     "preprocess/generate_documents.py": generate_documents,
     "preprocess/generate_sorting.py": generate_sorting,
     "preprocess/generate_recall.py": generate_recall,

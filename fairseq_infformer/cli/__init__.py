@@ -22,6 +22,14 @@ def infformer_export() -> None:
     _run("infformer-export", "export")
 
 
+def infformer_read() -> None:
+    _run("infformer-read", "read")
+
+
+def infformer_generate() -> None:
+    _run("infformer-generate", "generate")
+
+
 def infformer_lm_eval() -> None:
     _run("infformer-lm-eval", "harness", needs="lm_eval", extra="eval")
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+import torch
 from fairseq.binarizer import Binarizer, BinarizeSummary, FileBinarizer
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.tokenizer import tokenize_line
 from sentencepiece import SentencePieceProcessor
-from torch import IntTensor
+from torch import IntTensor, Tensor
 from tqdm import tqdm
 
 from fairseq_infformer.errors import InputError, one_line
@@ -153,6 +154,15 @@ def count_types(dictionary: Dictionary) -> int:
         for symbol, count in zip(dictionary.symbols, dictionary.count, strict=True)
     )
     return len(dictionary) - 2 - padding
+
+
+def words_of_texts(dictionary: Dictionary) -> Tensor:
+    """(V,) bool: the words that a text can have, see ``count_types``."""
+    if isinstance(dictionary, TokenizerDictionary):
+        return torch.arange(len(dictionary)) < dictionary.num_tokens
+    words = torch.arange(len(dictionary)) < 2 + count_types(dictionary)
+    words[[dictionary.bos(), dictionary.pad()]] = False
+    return words
 
 
 class SentencePieceBinarizer(Binarizer):

@@ -58,15 +58,20 @@ def let_all_read(folder: Path) -> None:
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; InputError if it is missing, damaged or of another format than this version's."""
+def read_json(folder: Path) -> Any:
+    """What config.json holds; InputError if it is missing or damaged."""
     file = folder / CONFIG
     if not file.is_file():
         raise InputError(f"{folder} is not a folder with a {CONFIG}; make one from a checkpoint with infformer-export")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} is damaged ({error}); {EXPORT_AGAIN}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json; InputError if it is missing, damaged or of another format than this version's."""
+    file, config = folder / CONFIG, read_json(folder)
     if isinstance(config, dict) and config.get("model_type", MODEL_TYPE) != MODEL_TYPE:
         raise InputError(f"{folder} is a model of transformers, as --to hf exports it; give the checkpoint instead")
     number = config.get("format") if isinstance(config, dict) else None

@@ -17,7 +17,8 @@ from fairseq import options
 from forking import ROOT, ended, fork
 
 from fairseq_infformer import modules
-from fairseq_infformer.cli import evaluate, export, prepare
+from fairseq_infformer.cli import evaluate, export, generate, prepare
+from fairseq_infformer.cli import read as read_book
 from fairseq_infformer.models import pretrained_lm
 from recipes.lm_eval import tasks
 
@@ -26,7 +27,14 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 OPTION = r"(?<![\w-])--[a-z][\w-]*\w"
 # Commands that are neither this project's nor fairseq's.
 OTHERS = {"source", "pip", "python", "infformer-lm-eval"}
-PROGRAMS = {"prepare.sh": prepare, "infformer-eval": evaluate, "infformer-export": export, "lm_eval.tasks": tasks}
+PROGRAMS = {
+    "prepare.sh": prepare,
+    "infformer-eval": evaluate,
+    "infformer-export": export,
+    "infformer-read": read_book,
+    "infformer-generate": generate,
+    "lm_eval.tasks": tasks,
+}
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
