@@ -18,7 +18,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 
-from fairseq_infformer.cli import evaluate, export, generate, prepare, read
+from fairseq_infformer.cli import evaluate, export, generate, prepare, prepare_speech, read
 from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
 from fairseq_infformer.models.memformer_lm import MemformerConfig
@@ -27,7 +27,7 @@ from fairseq_infformer.models.streaming_translation import StreamingTranslationC
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.optim import LtmAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
-from preprocess import generate_documents, generate_recall, generate_sorting
+from preprocess import generate_digit_speech, generate_documents, generate_recall, generate_sorting
 
 PAGE = Path(__file__).resolve().with_name("options.md")
 HEAD = """\
@@ -38,6 +38,7 @@ is not set. All other options of `fairseq-train` are fairseq's own: `fairseq-tra
 """
 PROGRAMS = {
     "preprocess/prepare.sh": prepare,
+    "preprocess/prepare_speech.sh": prepare_speech,
     "infformer-eval": evaluate,
     "infformer-export": export,
     "infformer-read": read,
@@ -45,6 +46,7 @@ PROGRAMS = {
     "preprocess/generate_documents.py": generate_documents,
     "preprocess/generate_sorting.py": generate_sorting,
     "preprocess/generate_recall.py": generate_recall,
+    "preprocess/generate_digit_speech.py": generate_digit_speech,
 }
 # The models with options of their own, beside infinite_former_lm.
 OTHER_MODELS = {

@@ -53,4 +53,4 @@ def install() -> None:
 install()
 with _quiet_import():
     from fairseq_infformer.models import architectures, memformer_lm, pretrained_lm, streaming_translation  # noqa: F401
-    from fairseq_infformer.tasks import streaming_language_modeling  # noqa: F401
+    from fairseq_infformer.tasks import streaming_language_modeling, streaming_speech_translation  # noqa: F401
