@@ -56,6 +56,7 @@ setup(
             "infformer-export=fairseq_infformer.cli:infformer_export",
             "infformer-read=fairseq_infformer.cli:infformer_read",
             "infformer-generate=fairseq_infformer.cli:infformer_generate",
+            "infformer-architecture=fairseq_infformer.cli:infformer_architecture",
             "infformer-lm-eval=fairseq_infformer.cli:infformer_lm_eval",
         ]
     },

@@ -17,15 +17,17 @@ import fairseq_infformer.plugin  # noqa: F401  (first: importing fairseq configu
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
+from fairseq.optim.adam import FairseqAdamConfig
 
-from fairseq_infformer.cli import evaluate, export, generate, prepare, prepare_speech, read
+from fairseq_infformer.cli import architecture, evaluate, export, generate, prepare, prepare_speech, read
 from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
+from fairseq_infformer.models.dartsformer.configuration import DartsformerConfig, DartsformerSearchConfig
 from fairseq_infformer.models.memformer_lm import MemformerConfig
 from fairseq_infformer.models.pretrained_lm import PretrainedConfig
 from fairseq_infformer.models.streaming_translation import StreamingTranslationConfig
 from fairseq_infformer.modules.memories import MEMORIES
-from fairseq_infformer.optim import LtmAdamConfig
+from fairseq_infformer.optim import LtmAdamConfig, SearchAdamConfig
 from fairseq_infformer.tasks.streaming_language_modeling import StreamingLanguageModelingConfig
 from preprocess import generate_digit_speech, generate_documents, generate_recall, generate_sorting
 
@@ -43,6 +45,7 @@ PROGRAMS = {
     "infformer-export": export,
     "infformer-read": read,
     "infformer-generate": generate,
+    "infformer-architecture": architecture,
     "preprocess/generate_documents.py": generate_documents,
     "preprocess/generate_sorting.py": generate_sorting,
     "preprocess/generate_recall.py": generate_recall,
@@ -53,9 +56,11 @@ OTHER_MODELS = {
     "memformer_lm": MemformerConfig,
     "infinite_former_pretrained": PretrainedConfig,
     "streaming_translation": StreamingTranslationConfig,
+    "dartsformer": DartsformerConfig,
+    "dartsformer_search": DartsformerSearchConfig,
 }
-# fairseq's own options of Adam, which LtmAdamConfig inherits, are not this project's.
-OWN_OPTIMIZER_OPTIONS = {"--ltm-lr-scale"}
+# The models whose named architectures differ in size.
+SIZED = ("infinite_former_lm", *(model for model in OTHER_MODELS if model != "infinite_former_pretrained"))
 
 
 def declared(dataclass: type[FairseqDataclass]) -> list[argparse.Action]:
@@ -101,7 +106,7 @@ def architectures() -> str:
     rows, baselines = [], []
     for name, set_defaults in ARCH_CONFIG_REGISTRY.items():
         model = ARCH_MODEL_NAME_REGISTRY.get(name)
-        if model not in ("infinite_former_lm", "memformer_lm", "streaming_translation"):
+        if model not in SIZED:
             continue
         if name == "infinite_former_gpt2":
             continue  # of checkpoints alone
@@ -119,7 +124,7 @@ def page() -> str:
     """The whole page."""
     model, of_memories = declared(InfiniteFormerConfig), dict(memory_options())
     own = set().union(*of_memories.values())
-    optimizer = [action for action in declared(LtmAdamConfig) if action.dest == "ltm_lr_scale"]
+    adam = {name for action in declared(FairseqAdamConfig) for name in action.option_strings}
     sections = {
         "`--task streaming_language_modeling`": table(declared(StreamingLanguageModelingConfig)),
         "`--arch infinite_former_lm` and the other architectures": table(
@@ -133,7 +138,11 @@ def page() -> str:
             f"`--long-term-memory {name}`": table([action for action in model if options & set(action.option_strings)])
             for name, options in of_memories.items()
         },
-        "`--optimizer ltm_adam`": "Adam's options, and\n\n" + table(optimizer),
+        **{
+            f"`--optimizer {name}`": "Adam's options, and\n\n"
+            + table([action for action in declared(config) if not adam & set(action.option_strings)])
+            for name, config in (("ltm_adam", LtmAdamConfig), ("search_adam", SearchAdamConfig))
+        },
         "Named architectures": architectures(),
         **{f"`{program}`": table(module.build_parser()._actions) for program, module in PROGRAMS.items()},
     }

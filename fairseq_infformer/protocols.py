@@ -34,3 +34,19 @@ class LoadsPretrained(Protocol):
     def load_pretrained(self, cfg: Any) -> None:
         """Load these weights, if the settings name any, and note in ``cfg``, the settings that checkpoints get, what
         building the model again needs."""
+
+
+@runtime_checkable
+class CompletesSettings(Protocol):
+    """A class of models with settings that name files, whose content checkpoints must hold."""
+
+    def complete(self, cfg: Any) -> None:
+        """Put into ``cfg``, the settings that checkpoints get, what building the model again needs."""
+
+
+@runtime_checkable
+class Searches(Protocol):
+    """A model whose architecture is trained: the parameters of the ``param_group`` "architecture"."""
+
+    def operation_weights(self) -> dict[str, list]:
+        """The weights of each operation, by side, layer, node and operation."""

@@ -30,6 +30,10 @@ def infformer_generate() -> None:
     _run("infformer-generate", "generate")
 
 
+def infformer_architecture() -> None:
+    _run("infformer-architecture", "architecture")
+
+
 def infformer_lm_eval() -> None:
     _run("infformer-lm-eval", "harness", needs="lm_eval", extra="eval")
 

@@ -61,7 +61,8 @@ class ReversibleSequence(nn.Module):
         Args:
             x: (..., C). What the functions add to it is summed in float32 or better, since rebuilding subtracts it.
             extra: tensors, in tuples, lists or dicts, and anything else that the functions take. The tensors get
-                gradients, summed over all functions.
+                gradients, summed over all functions. What a function changes in a list or dict is kept only without
+                gradients.
         """
         if x.shape[-1] % self.splits:
             raise ValueError(f"{self.splits} splits do not divide a width of {x.shape[-1]}")

@@ -35,6 +35,7 @@ def install() -> None:
     patches.silence_pinned_memory()
     patches.allow_cpu_ddp()
     patches.find_validation_splits()
+    patches.keep_last_batch()
     patches.keep_float32_weights()
     patches.average_weights_once()
     checkpoint_files.replace_checkpoints_whole()
@@ -46,11 +47,22 @@ def install() -> None:
     hooks.collect_memory_before_saving()
     hooks.refuse_generation_command()
     hooks.explain_optimizer_errors()
+    hooks.explain_long_sentences()
     hooks.refuse_early_options()
     errors.install_one_line_messages()
 
 
 install()
 with _quiet_import():
-    from fairseq_infformer.models import architectures, memformer_lm, pretrained_lm, streaming_translation  # noqa: F401
-    from fairseq_infformer.tasks import streaming_language_modeling, streaming_speech_translation  # noqa: F401
+    from fairseq_infformer.models import (  # noqa: F401
+        architectures,
+        dartsformer,
+        memformer_lm,
+        pretrained_lm,
+        streaming_translation,
+    )
+    from fairseq_infformer.tasks import (  # noqa: F401
+        streaming_language_modeling,
+        streaming_speech_translation,
+        translation_search,
+    )

@@ -14,6 +14,8 @@ from fairseq import checkpoint_utils, utils
 from fairseq.data import plasma_utils
 from fairseq.dataclass import utils as dataclass_utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from fairseq_cli import generate
 from hydra._internal import utils as hydra_utils
@@ -21,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 
 from fairseq_infformer.errors import InputError, one_line, option
-from fairseq_infformer.protocols import CollectsMemory
+from fairseq_infformer.protocols import CollectsMemory, CompletesSettings
 
 from . import collectives, launch
 from .run_checks import check_run, refuse_generation
@@ -40,6 +42,13 @@ def choose_precision(cfg: Any, command: str) -> None:
         given = "--memory-efficient-fp16" if cfg.common.memory_efficient_fp16 else "--fp16"
         bf16 = given.replace("fp16", "bf16")
         raise InputError(f"{given} trains on GPUs only; on a CPU give {bf16}, or leave it out for float32")
+
+
+def complete_settings(cfg: Any) -> None:
+    """Let the model to be trained read files that its settings name, before fairseq builds it from copies of them."""
+    model = None if cfg.model is None else ARCH_MODEL_REGISTRY.get(cfg.model._name)
+    if isinstance(model, CompletesSettings):
+        model.complete(cfg.model)
 
 
 def collect_memory_before_saving() -> None:
@@ -72,6 +81,7 @@ def check_before_run() -> None:
         choose_precision(cfg, command)
         launch.configure(cfg, command)
         check_run(cfg, command)
+        complete_settings(cfg)
         call_main(cfg, functools.partial(collectives.run_main, main), **more)
         collectives.shutdown()
 
@@ -97,6 +107,7 @@ def check_before_hydra_run() -> None:
                 )
         choose_precision(cfg, "train")
         check_run(cfg, "train")
+        complete_settings(cfg)
         add_defaults(cfg)
 
     train.add_defaults = check_and_add
@@ -155,6 +166,22 @@ def explain_optimizer_errors() -> None:
             ) from error
 
     Trainer._build_optimizer = built
+
+
+def explain_long_sentences() -> None:
+    """Report in one line that sentences are longer than the model takes."""
+    keep = FairseqTask.filter_indices_by_size
+
+    @functools.wraps(keep)
+    def filter_indices_by_size(*args, **kwargs):
+        try:
+            return keep(*args, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(one_line(error)) from error
+
+    FairseqTask.filter_indices_by_size = filter_indices_by_size
 
 
 def refuse_early_options() -> None:

@@ -10,6 +10,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
@@ -94,6 +95,25 @@ def find_validation_splits() -> None:
 
     data_utils._find_extra_valid_paths = find_splits
     data_utils.raise_if_valid_subsets_unintentionally_ignored = checked
+
+
+def keep_last_batch() -> None:
+    """Translate, score and train on every sentence.
+
+    Unless ``--required-batch-size-multiple`` is 1, fairseq drops the last batch if its size is no multiple of that:
+    up to 7 sentences of a test set by default, without a word.
+    """
+    batch = data_utils.batch_by_size
+
+    @functools.wraps(batch)
+    def batch_all(indices, *args, **kwargs):
+        indices = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
+        batches = list(batch(indices, *args, **kwargs))
+        rest = indices[sum(map(len, batches)) :]  # batches are consecutive parts
+        # With fixed shapes nothing is dropped.
+        return [*batches, rest] if len(rest) and kwargs.get("fixed_shapes") is None else batches
+
+    data_utils.batch_by_size = batch_all
 
 
 def keep_float32_weights() -> None:

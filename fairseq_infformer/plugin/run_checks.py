@@ -2,16 +2,19 @@
 
 import ast
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Optional
 
 from fairseq import checkpoint_utils
-from fairseq.models import MODEL_REGISTRY
+from fairseq.data import data_utils
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.utils import split_paths
 
 from fairseq_infformer.criterions.ltm_cross_entropy import LOGGED
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.memories import MEMORIES
+from fairseq_infformer.protocols import Searches
 
 FROM_THE_START = "checkpoint_last.pt"  # fairseq's default of --restore-file, which need not exist
 
@@ -23,6 +26,8 @@ AT_LEAST = (
     ("dataset", "validate_interval", 1),
     ("ema", "ema_update_freq", 1),
 )
+
+TRANSLATION = ("translation", "translation_search")
 
 # Each skips a part of the text, although every token must be a target once.
 SKIP_TEXT = (("optimization", "skip_remainder_batch"), ("dataset", "max_valid_steps"))
@@ -37,11 +42,49 @@ def check_run(cfg: Any, command: str) -> None:
     """
     if command == "interactive":
         refuse_generation(cfg)
-    if getattr(cfg.task, "_name", None) != "streaming_language_modeling":
+    task = getattr(cfg.task, "_name", None)
+    if task in TRANSLATION and command == "train":
+        for mistake in chain(_search_mistakes(cfg), _pair_mistakes(cfg)):
+            raise InputError(mistake)
+    if task != "streaming_language_modeling":
         return
     mistakes = _training_mistakes(cfg) if cfg.model is not None else _evaluation_mistakes(cfg, command)
     for mistake in (*_common_mistakes(cfg), *mistakes):
         raise InputError(mistake)
+
+
+def _search_mistakes(cfg: Any) -> Iterator[str]:
+    searched = isinstance(ARCH_MODEL_REGISTRY.get(cfg.model._name), Searches)
+    searching = cfg.task._name == "translation_search"
+    if searched and not searching:
+        yield f"--task {cfg.task._name} does not search; give --task translation_search for --arch {cfg.model._name}"
+    if searching and not searched:
+        yield (
+            f"--task translation_search cannot search --arch {cfg.model._name}; give --arch dartsformer_search, or "
+            "--task translation"
+        )
+    if searching and (optimizer := cfg.optimizer._name) != "search_adam":
+        yield f"--task translation_search needs --optimizer search_adam, got {optimizer}"
+
+
+def _pair_mistakes(cfg: Any) -> Iterator[str]:
+    """What is missing of the data that fairseq's translation reads; fairseq itself ends in a traceback."""
+    for later, path in enumerate(map(Path, split_paths(cfg.task.data or ""))):
+        advice = "give a folder that fairseq-preprocess wrote"
+        if not path.is_dir():
+            yield f"{path} is not a folder; {advice}"
+        pair = cfg.task.source_lang, cfg.task.target_lang
+        source, target = pair if all(pair) else data_utils.infer_language_pair(path)
+        if not (source and target):
+            yield f"{path} has no pairs of sentences; {advice}, or name the languages with -s and -t"
+        for language in (source, target):
+            if not (path / f"dict.{language}.txt").is_file():
+                yield f"{path} has no dict.{language}.txt; {advice}"
+        validated = [] if later or cfg.dataset.disable_validation else cfg.dataset.valid_subset.split(",")
+        for name in (cfg.dataset.train_subset, *validated):
+            both = [f"{name}.{one}-{other}.{source}" for one, other in ((source, target), (target, source))]
+            if not any((path / f"{each}{ending}").is_file() for each in both for ending in (".bin", "")):
+                yield f"{path} has no split {name!r} of {source} and {target}; {advice}"
 
 
 def refuse_generation(cfg: Any) -> None:

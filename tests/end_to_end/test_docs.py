@@ -17,7 +17,7 @@ from fairseq import options
 from forking import ROOT, ended, fork
 
 from fairseq_infformer import modules
-from fairseq_infformer.cli import evaluate, export, generate, prepare
+from fairseq_infformer.cli import architecture, evaluate, export, generate, prepare
 from fairseq_infformer.cli import read as read_book
 from fairseq_infformer.models import pretrained_lm
 from recipes.lm_eval import tasks
@@ -33,6 +33,7 @@ PROGRAMS = {
     "infformer-export": export,
     "infformer-read": read_book,
     "infformer-generate": generate,
+    "infformer-architecture": architecture,
     "lm_eval.tasks": tasks,
 }
 
@@ -94,7 +95,12 @@ def read_scoring(words: list[str]) -> None:
     options.parse_args_and_arch(options.get_eval_lm_parser(), words)
 
 
+def read_translating(words: list[str]) -> None:
+    options.parse_args_and_arch(options.get_generation_parser(), words)
+
+
 READERS = {
+    "fairseq-generate": read_translating,
     "fairseq-train": read_training,
     "fairseq-eval-lm": read_scoring,
     **{name: lambda words, of=of: of.build_parser().parse_args(words) for name, of in PROGRAMS.items()},
@@ -132,7 +138,8 @@ def test_page_commands_have_options_that_exist(page, tmp_path, monkeypatch):
 
 
 def test_page_prose_names_options_that_exist():
-    parsers = [options.get_training_parser(), options.get_eval_lm_parser()]
+    parsers = [options.get_training_parser(), options.get_eval_lm_parser(), options.get_generation_parser()]
+    parsers.append(options.get_preprocessing_parser())
     parsers += [program.build_parser() for program in PROGRAMS.values()]
     known = {option for parser in parsers for option in parser._option_string_actions}
     page_of_options = (ROOT / "docs/options.md").read_text(encoding="utf-8")
@@ -140,7 +147,7 @@ def test_page_prose_names_options_that_exist():
     known |= {option for text in [page_of_options, *scripts] for option in re.findall(OPTION, text)}
     # Of pip, torchrun, ruff, docs.options, the example's memory, fairseq's tasks and optimizers.
     known |= {"--no-build-isolation", "--standalone", "--nproc-per-node", "--check", "--mean-scale", "--help"}
-    known |= {"--lr", "--model-overrides", "--fp16-no-flatten-grads"}
+    known |= {"--lr", "--model-overrides", "--fp16-no-flatten-grads", "--label-smoothing"}
     # Of the LM Evaluation Harness.
     known |= {"--model", "--model_args", "--include_path", "--tasks", "--batch_size"}
     for page in PAGES:
