@@ -1,7 +1,7 @@
 """What is computed once more in a backward pass: under the conditions of the first time, with gradients that add up."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -30,13 +30,18 @@ class Conditions:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Run a block under these conditions; those of its caller continue afterwards."""
-        # Beside the CPU's random numbers, fork_rng keeps those of one type of device; without devices any will do.
-        device = "cuda" if self._device == "cpu" else self._device
-        with torch.random.fork_rng(self._devices, device_type=device), torch.autocast(self._device, **self._autocast):
-            if self._generator is not None:
-                torch.set_rng_state(self._generator)
-            if self._devices:
-                set_device_states(self._devices, self._states, device_type=device)
+        # Each costs as much time as a small layer, so only what is needed is done.
+        with ExitStack() as stack:
+            if self._generator is not None or self._devices:
+                # Beside the CPU's random numbers, fork_rng keeps those of one type of device; without any, of no other.
+                device = "cuda" if self._device == "cpu" else self._device
+                stack.enter_context(torch.random.fork_rng(self._devices, device_type=device))
+                if self._generator is not None:
+                    torch.set_rng_state(self._generator)
+                if self._devices:
+                    set_device_states(self._devices, self._states, device_type=device)
+            if self._autocast["enabled"] or torch.is_autocast_enabled(self._device):
+                stack.enter_context(torch.autocast(self._device, **self._autocast))
             yield
 
 
@@ -44,7 +49,8 @@ def gradients(value: Tensor, of: Sequence[Tensor], upstream: Optional[Tensor] = 
     """The gradients of ``value``, which ``upstream`` multiplies; None of a tensor on which it does not depend."""
     if not (value.requires_grad and of):
         return [None] * len(of)
-    with torch.autocast(value.device.type, enabled=False):
+    enabled = torch.is_autocast_enabled(value.device.type)
+    with torch.autocast(value.device.type, enabled=False) if enabled else nullcontext():
         return list(torch.autograd.grad(value, of, upstream, allow_unused=True))
 
 

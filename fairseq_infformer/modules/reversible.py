@@ -121,7 +121,7 @@ class _Reversible(torch.autograd.Function):
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         extra = tree_unflatten(leaves, ctx.structure)
         net: ReversibleSequence = ctx.net
-        parts, of_parts = (list(each.chunk(net.splits, dim=-1)) for each in (y, upstream))
+        parts, of_parts = ([part.contiguous() for part in each.chunk(net.splits, dim=-1)] for each in (y, upstream))
         sums, conditions = GradientSums(), list(ctx.conditions)
         for functions in reversed(net.layers):
             for k in reversed(range(net.splits)):
