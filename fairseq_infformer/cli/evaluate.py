@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from fairseq_infformer.files import replacing
 from fairseq_infformer.models import export_format
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerLM
 from fairseq_infformer.models.streaming_lm import check_dictionary
+from fairseq_infformer.models.text_stream import Stream
 from fairseq_infformer.plugin import collectives
 from fairseq_infformer.plugin.launch import ALONE, Launch
 from fairseq_infformer.tasks.streaming_language_modeling import (
@@ -80,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="zero: read nothing from the long-term memory; swap: read the memory of another stream of the same "
         "process, which needs --batch-size 2 or more (default: %(default)s)",
     )
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        metavar="FILE",
+        help="memory file of this model, from infformer-read: each stream continues after what the model read for it",
+    )
     parser.add_argument("--ema", action="store_true", help="score the weights that --store-ema averaged in training")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument(
@@ -94,6 +101,10 @@ def parse_arguments() -> argparse.Namespace:
     for name, least in (("batch_size", 1), ("tokens_per_sample", 1), ("stm_length", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise InputError(f"{option(name)} must be {least} or more, got {value}")
+    if args.memory and not args.memory.is_file():
+        raise InputError(f"--memory {args.memory} does not exist; write it with infformer-read")
+    if args.memory and args.stm_length is not None:
+        raise InputError(f"--stm-length {args.stm_length} cannot be combined with --memory; leave one out")
     if args.predictions and not args.predictions.resolve().parent.is_dir():
         raise InputError(f"the folder of --predictions {args.predictions} does not exist; make it first")
     return args
@@ -137,13 +148,34 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     return models[0].eval(), task
 
 
+def continue_from(file: Path, model: Any, task: Any, batch_size: int) -> None:
+    """Let each stream of evaluation start with what a memory file holds; InputError if it does not fit."""
+    if str(task.cfg.document_boundaries) == "reset":
+        raise InputError(
+            f"--memory {file} would be empty after the first document; give --document-boundaries ignore with it"
+        )
+    stream = Stream.load(file, model, task.cfg.tokens_per_sample)
+    if len(stream.tokens_read) != 1:
+        raise InputError(f"--memory {file} is of {len(stream.tokens_read)} texts; give one of one text")
+    stream.reorder(torch.zeros(batch_size, dtype=torch.int64))
+    model.decoder.continue_from(stream.layers)
+
+
 @torch.no_grad()
 def score(
-    model: Any, task: Any, split: str, batch_size: int, device: torch.device, launch: Launch, predict: bool = False
+    model: Any,
+    task: Any,
+    split: str,
+    batch_size: int,
+    device: torch.device,
+    launch: Launch,
+    predict: bool = False,
+    memory: Optional[Path] = None,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Score all targets of the split.
 
-    Each process reads ``batch_size`` streams, and gets the sums over all processes.
+    Each process reads ``batch_size`` streams, and gets the sums over all processes. With ``memory``, a file, each
+    stream continues after what the model has read for it.
 
     Returns:
         sums: ``nll_loss`` in nats, ``ntokens``, and what the criterion logs about the memory; and, with ``predict``,
@@ -154,11 +186,15 @@ def score(
     batches = task.get_batch_iterator(
         task.dataset(split), max_sentences=batch_size, num_shards=launch.world_size, shard_id=launch.rank
     ).next_epoch_itr(shuffle=False)
+    if memory is not None:
+        continue_from(memory, model, task, batch_size)
     totals: dict[str, float] = {}
     predictions = [np.empty((0, 4))]
     no_bar = True if launch.rank else None  # None: unless the output is a terminal
     for sample in tqdm(batches, unit="segment", disable=no_bar, file=sys.stderr, leave=False):
         sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+        if memory is not None:
+            sample["net_input"]["reset"][:] = False
         net_output = criterion.output(model, sample)
         _, _, log = criterion.loss(model, net_output, sample)
         for key, value in log.items():
@@ -220,7 +256,9 @@ def evaluate(args: argparse.Namespace, launch: Launch = ALONE) -> dict[str, Any]
         device = torch.device("cuda", launch.local_rank % torch.cuda.device_count())
     started = time.time()
     model = model.to(device)
-    totals, predictions = score(model, task, args.split, args.batch_size, device, launch, bool(args.predictions))
+    totals, predictions = score(
+        model, task, args.split, args.batch_size, device, launch, bool(args.predictions), args.memory
+    )
     if args.predictions and not launch.rank:
         write_predictions(args.predictions, predictions)
     stats = read_stats(Path(args.data))["splits"].get(args.split, {})

@@ -71,6 +71,9 @@ class InfiniteFormerDecoder(TokenDecoder):
             after.append(then)
         return self.final_norm(x), tuple(after)
 
+    def between_segments(self, streams: tuple[StreamState, ...]) -> tuple[LayerState, ...]:
+        return tuple(layer.between_segments(stream) for layer, stream in zip(self.layers, streams, strict=True))
+
     def embed(self, tokens: Tensor, start: Optional[Tensor] = None) -> Tensor:
         """The vectors (B, T, C) of tokens (B, T), which are those of their segments from ``start`` (B,) on."""
         x = super().embed(tokens)

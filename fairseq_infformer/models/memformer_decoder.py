@@ -125,6 +125,9 @@ class MemformerDecoder(TokenDecoder):
         features = features.gather(1, columns[:, :, None].expand(-1, -1, features.shape[2]))
         return features, (MemformerStream(before, segment),)
 
+    def between_segments(self, streams: tuple[MemformerStream]) -> tuple[MemformerState]:
+        return self._read_open(*streams[0])[0]
+
     def _read_open(
         self, before: MemformerState, segment: ShortTermMemory
     ) -> tuple[tuple[MemformerState], tuple[Encoded, list[dict[str, Figure]]]]:

@@ -209,6 +209,9 @@ class PretrainedDecoder(StreamingDecoder):
         tokens = tokens.masked_fill(tokens >= self.dictionary.num_tokens, self.start)
         return self.model.read_piece(piece, tokens, streams)
 
+    def between_segments(self, streams: tuple["LayerStream", ...]) -> tuple[StreamState, ...]:
+        return self.kept(streams)  # what is open is committed with the next segment, however short
+
     def kept(self, streams: tuple["LayerStream", ...]) -> tuple[StreamState, ...]:
         return tuple(stream.state for stream in streams)
 

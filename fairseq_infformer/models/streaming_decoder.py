@@ -70,6 +70,10 @@ class StreamingDecoder(FairseqDecoder, ABC):
         """Hidden states (B, T, C) of a piece with these tokens (B, T), which ``output_layer`` takes, and the streams
         after it. The hidden states of the pieces of a segment are those of the segment as a whole."""
 
+    @abstractmethod
+    def between_segments(self, streams: tuple[NamedTuple, ...]) -> tuple[NamedTuple, ...]:
+        """The states from which ``read_segment`` continues, if the open segments of streams end with what they have."""
+
     def kept(self, streams: tuple[NamedTuple, ...]) -> tuple[NamedTuple, ...]:
         """The part of streams from which the rest follows, for a file: by default all."""
         return streams
@@ -193,6 +197,10 @@ class StreamingDecoder(FairseqDecoder, ABC):
                 "they started with"
             )
         return states
+
+    def continue_from(self, streams: tuple[NamedTuple, ...]) -> None:
+        """Let evaluation continue from streams, with the next segment that does not reset its rows."""
+        self.streams[False] = StreamMemory(None, self.between_segments(streams))
 
     def state_bytes(self) -> int:
         """How many bytes evaluation keeps of one stream between two segments; 0 before it has read any."""

@@ -139,6 +139,14 @@ class InfiniteFormerLayer(nn.Module):
         x, report = self._attend(x, hidden, piece.lengths, before, stream.long_term)
         return x, stream.extend(hidden, piece.lengths, report)
 
+    def between_segments(self, stream: StreamState) -> LayerState:
+        """The state from which ``advance`` continues, if the open segments end with what they have."""
+        recent = stream.window.append(stream.segment.from_left(), stream.segment.lengths)
+        report = stream.report
+        if report is not None and not report.lengths.equal(stream.segment.lengths):
+            report = self._report(stream)
+        return LayerState(recent, stream.long_term, report)
+
     def _report(self, stream: StreamState) -> Optional[Report]:
         """That of one read for all of the open segments."""
         hidden, lengths = stream.segment.from_left(), stream.segment.lengths

@@ -7,7 +7,7 @@ import torch
 from command_line import one_error, run_here
 from preparing import lines_of
 
-from fairseq_infformer.cli import export, generate, read, reading
+from fairseq_infformer.cli import evaluate, export, generate, read, reading
 from fairseq_infformer.models.text_stream import Stream
 from fairseq_infformer.vocabulary_files import load_dictionary
 
@@ -39,6 +39,10 @@ def continued(capsys):
     return run
 
 
+def tokens_of(documents, split):
+    return [number for line in lines_of(documents, split) for number in line]
+
+
 def words(documents, count):
     """The dictionary's first words, in one line."""
     return " ".join(load_dictionary(documents / "dict.txt").symbols[4 : 4 + count])
@@ -67,11 +71,44 @@ def segments(tokens, length):
 
 def test_generate_continues_from_a_memory_as_after_the_book(documents, exported, book, tmp_path, capsys, continued):
     read.main([str(part) for part in [book, "--save", tmp_path / "book.memory", "--path", exported, "--cpu"]])
-    tokens = sum(map(len, lines_of(documents, "test")))
-    assert f"{tokens} tokens read" in capsys.readouterr().out
+    assert f"{len(tokens_of(documents, 'test'))} tokens read" in capsys.readouterr().out
     chosen = ["--path", exported, "--prompt", "w", "--max-tokens", 30]
     after = continued(*chosen, "--prompt-file", book)
     assert continued(*chosen, "--memory", tmp_path / "book.memory") == after != continued(*chosen)
+
+
+@torch.no_grad()
+def test_infformer_eval_scores_a_text_after_a_memory(documents, exported, tmp_path):
+    """As a stream reads it, if what was read ends with a segment."""
+    arguments = [str(documents), "--path", str(exported), "--document-boundaries", "ignore", "--cpu"]
+    reader = reading.load(read.build_parser().parse_args(["book", "--save", "m", "--path", str(exported), "--cpu"]))
+    eos, known = reader.model.decoder.dictionary.eos(), 5 * reader.segment
+    book, text = tokens_of(documents, "valid")[: known - 1], tokens_of(documents, "test")
+    stream = Stream(reader.model, reader.segment)
+    stream.read(torch.tensor([book]))
+    stream.save(tmp_path / "valid.memory")
+    parts = segments([eos, *book, eos, *text[:-1]], reader.segment)
+    logits = torch.cat([reader.model(part, segment=number)[0][0] for number, part in enumerate(parts)])[known:]
+    loss = float(torch.nn.functional.cross_entropy(logits, torch.tensor(text), reduction="sum"))
+
+    def scored(*more):
+        return evaluate.evaluate(evaluate.build_parser().parse_args([*arguments, *map(str, more)]))["nll"]
+
+    # Sums of some 800 terms of about one size in float32.
+    assert scored("--memory", tmp_path / "valid.memory") == pytest.approx(loss, rel=1e-5)
+    assert scored() != pytest.approx(loss, rel=1e-4)
+    several = scored("--memory", tmp_path / "valid.memory", "--batch-size", 3)
+    assert several != pytest.approx(loss, rel=1e-4)
+
+    memory = ["--memory", tmp_path / "valid.memory"]
+    for flags, message in [
+        (["--memory", "none"], "--memory none does not exist; write it with infformer-read"),
+        ([*memory, "--stm-length", 4], "--stm-length 4 cannot be combined with --memory; leave one out"),
+        ([*memory, "--document-boundaries", "reset"], "give --document-boundaries ignore with it"),
+        ([*memory, "--tokens-per-sample", 8], "was read in segments of 16 tokens"),
+    ]:
+        code, text = run_here(evaluate.main, *arguments, *flags)
+        assert code == 1 and message in one_error(text)
 
 
 def test_generate_repeats_for_a_seed_and_starts_a_text_without_a_prompt(exported, continued):

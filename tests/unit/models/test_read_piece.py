@@ -76,3 +76,16 @@ def test_read_piece_continues_other_rows_after_a_reorder(make, settings):
     for row, (source, length) in enumerate(zip(order.tolist(), [17, 13, 13, 22])):
         whole = torch.cat([tokens[source, :length], more[row]])[None]
         same_text(later.of(row), run(model, whole, SEGMENT)[0, length:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("make", "settings"), models())
+def test_continue_from_scores_what_follows_full_segments(make, settings):
+    """Full segments that are still open are committed with the next one, as they would be."""
+    model, tokens = make(**settings), text(rows=2, length=4 * SEGMENT)
+    reader = Reader(model.decoder, rows=2)
+    reader.read(tokens[:, : 2 * SEGMENT + 1])
+    reader.read(tokens[:, 2 * SEGMENT + 1 : 3 * SEGMENT])
+    model.decoder.continue_from(reader.streams)
+    logits, _ = model(tokens[:, 3 * SEGMENT :], segment=0, reset=np.zeros(2, dtype=bool))
+    same_text(logits, run(model, tokens, SEGMENT)[:, 3 * SEGMENT :])
