@@ -36,4 +36,4 @@ def test_example_memory_reports_a_wrong_setting_by_its_option(documents, tmp_pat
 
 def test_unregistered_memory_is_refused(documents, tmp_path):
     done = train(documents, tmp_path / "saved", "--long-term-memory", "media", check=False)
-    assert "--long-term-memory must be one of none, compressive, continuous, slots" in one_error(done.stdout)
+    assert "--long-term-memory must be one of none, bank, compressive, continuous," in one_error(done.stdout)

@@ -103,16 +103,15 @@ def test_ceiling_falls_sooner_with_a_fixed_contraction(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_recall_recipe_in_small_shows_recall_beyond_the_context(tmp_path):
-    # Half of the recipe's updates, so that the tests end.
-    options = ["--tiny", "--dir", tmp_path, "--jobs", 2, "--stage", 1, "--splits", "test", "--", "--max-update", 600]
-    run(ROOT / "recipes/recall/run.sh", *options, timeout=1200)
+    # A quarter of the updates of one of its memories, so that the tests end.
+    options = ["--tiny", "--dir", tmp_path, "--memory", "gibbs-log-bptt8", "--stage", 1, "--splits", "test"]
+    run(ROOT / "recipes/recall/run.sh", *options, "--", "--max-update", 300, timeout=1200)
     found = json.loads((tmp_path / "results.json").read_text())
     beyond = np.array(found["distances"]) > found["context"]
-    right = {run["memory"]: np.array(run["test"]["right"]) / run["test"]["asked"] for run in found["runs"]}
+    (trained,) = found["runs"]
+    right = np.array(trained["test"]["right"]) / trained["test"]["asked"]
     assert found["distances"][list(beyond).index(True)] == 64 and beyond.sum() == 4
-    # Four values: 25 % is chance, and all that is left without a memory; 240 answers at each distance. At 64 words 92 %
-    # were correct here, and 45 % in a training too short to tie keys to their values, a step that rounding may delay.
-    assert right["none-bptt8"][beyond].mean() < 0.32
-    near = {memory: shares[[1, 2]].mean() for memory, shares in right.items()}
-    assert found["distances"][1:3] == [32, 64] and near["gibbs-log-bptt8"] > near["none-bptt8"] + 0.12
+    # Four values: 25 % is chance, and all that is left without a memory; 240 answers at each distance. 53 and 50 % were
+    # correct here at 32 and 64 words, before keys are tied to their values: a step that rounding may bring forward.
+    assert found["distances"][1:3] == [32, 64] and right[[1, 2]].mean() > 0.38
     assert (tmp_path / "by-distance.png").is_file()
