@@ -1,5 +1,6 @@
 """Texts that a model reads and continues, and the file that keeps what it knows of them."""
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -77,6 +78,10 @@ class Stream:
         """Log-probabilities (B, V) of the word that comes next."""
         output = self.decoder.output_layer(self.last[:, None])
         return self.decoder.get_normalized_probs((output, None), log_probs=True)[:, 0]
+
+    def copy(self) -> "Stream":
+        """Another stream at the same token, which may continue otherwise."""
+        return copy.copy(self)  # what it has are values, which nothing changes in place
 
     def reorder(self, order: Tensor) -> None:
         """Let row i continue from what was row ``order[i]``; there may be more rows or fewer."""

@@ -93,9 +93,7 @@ def refuse_generation(cfg: Any) -> None:
     models = [checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model for path in paths]
     of_text = ["long_term_memory" in model and model._name != "streaming_translation" for model in models]
     if cfg.task._name == "streaming_language_modeling" or any(of_text):
-        raise InputError(
-            "this version cannot generate text; it trains, and scores text with fairseq-eval-lm or infformer-eval"
-        )
+        raise InputError("fairseq's commands cannot generate text with a model of this project; run infformer-generate")
 
 
 def _common_mistakes(cfg: Any) -> Iterator[str]:

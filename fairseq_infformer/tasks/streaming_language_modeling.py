@@ -287,7 +287,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         ).next_epoch_itr(shuffle=False)
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> None:
-        raise InputError("this version cannot generate text; it trains, and scores text with infformer-eval")
+        raise InputError("fairseq's commands cannot generate text with this task; run infformer-generate")
 
     def max_positions(self) -> None:
         return None

@@ -127,7 +127,7 @@ def test_fairseq_generate_and_interactive_are_refused(command, task, documents, 
     """Whatever the task: fairseq's own would come to an error of theirs, or to advice that helps nobody."""
     code, text = run_here(command.cli_main, documents, *TASK[:2], *task, "--path", trained[0], "--cpu")
     assert code == 1
-    assert "this version cannot generate text; it trains, and scores text" in one_error(text)
+    assert "cannot generate text with a model of this project; run infformer-generate" in one_error(text)
 
 
 @by_name(SCORING)
