@@ -57,6 +57,7 @@ setup(
             "infformer-read=fairseq_infformer.cli:infformer_read",
             "infformer-generate=fairseq_infformer.cli:infformer_generate",
             "infformer-architecture=fairseq_infformer.cli:infformer_architecture",
+            "infformer-simultaneous=fairseq_infformer.cli:infformer_simultaneous",
             "infformer-lm-eval=fairseq_infformer.cli:infformer_lm_eval",
         ]
     },

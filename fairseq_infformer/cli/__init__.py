@@ -38,6 +38,10 @@ def infformer_lm_eval() -> None:
     _run("infformer-lm-eval", "harness", needs="lm_eval", extra="eval")
 
 
+def infformer_simultaneous() -> None:
+    _run("infformer-simultaneous", "simultaneous")
+
+
 def _run(script: str, module: str, needs: str = "fairseq", extra: str = "fairseq") -> None:
     if find_spec(needs) is None:
         sys.exit(

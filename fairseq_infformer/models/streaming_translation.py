@@ -141,7 +141,8 @@ class StreamingTranslation(FairseqEncoderDecoderModel):
         """
         k = self.waits[int(torch.randint(len(self.waits), ()))] if self.training else self.waits[-1]
         encoded = self.encoder(src_tokens, src_lengths)
-        logits, extra = self.decoder(prev_output_tokens, encoded, wait_k=k)
+        visible = self.decoder.policy(encoded, prev_output_tokens, k)
+        logits, extra = self.decoder(prev_output_tokens, encoded, visible)
         if encoded.regulariser is not None:
             extra["regulariser"] = encoded.regulariser / max(1, encoded.queries)
         return logits, extra

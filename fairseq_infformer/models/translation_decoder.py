@@ -42,20 +42,25 @@ class WaitKDecoder(FairseqDecoder):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(
-        self, prev_output_tokens: Tensor, encoder_out: Encoded, wait_k: Any = "own", **unused: object
+        self, prev_output_tokens: Tensor, encoder_out: Encoded, visible: Optional[Tensor] = None, **unused: object
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (B, T, V) of the words after each of ``prev_output_tokens`` (B, T).
 
         Args:
-            encoder_out: the states. wait_k: k, None to wait for all, or ``own``, the decoder's.
+            encoder_out: the states.
+            visible: (B, T), on the CPU, how many of the states each word may see; absent: as many as wait-k lets it.
         """
-        k = self.wait_k if wait_k == "own" else wait_k
-        visible = visible_states(encoder_out.lengths, prev_output_tokens.shape[1], k, self.pre_decision)
+        if visible is None:
+            visible = self.policy(encoder_out, prev_output_tokens, self.wait_k)
         x = self.embed_tokens(prev_output_tokens) * self.embed_tokens.embedding_dim**0.5
         x = F.dropout(x, self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, encoder_out.states, visible)
         return F.linear(self.norm(x), self.embed_tokens.weight), {"attn": None}
+
+    def policy(self, encoder_out: Encoded, words: Tensor, wait_k: Optional[int]) -> Tensor:
+        """How many states each of ``words`` (B, T) may see by wait-k: (B, T), on the CPU."""
+        return visible_states(encoder_out.lengths, words.shape[1], wait_k, self.pre_decision)
 
     def max_positions(self) -> int:
         """The longest possible translation: of any length."""

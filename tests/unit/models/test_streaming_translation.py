@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
-from torch import Tensor
+from small_translation import FRAMES, STRIDE, R, build, dictionary, speech, target
 
 from fairseq_infformer.criterions.translation_cross_entropy import TranslationCrossEntropy
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.models.streaming_translation import StreamingTranslation, StreamingTranslationConfig
 
-FEATURES, WORDS, FRAMES, R, STRIDE = 5, 12, 48, 2, 4
 GIBBS = {"long_term_memory": "continuous", "ltm_density": "gibbs", "ltm_basis": 8, "ltm_widths": "0.1,0.2"}
 ENCODERS = [
     {},
@@ -20,39 +17,6 @@ ENCODERS = [
     {"encoder_input": "past"},
     {"encoder_input": "all"},
 ]
-
-
-def dictionary() -> Dictionary:
-    words = Dictionary()
-    for number in range(WORDS - len(words)):
-        words.add_symbol(f"w{number}")
-    return words
-
-
-def build(**settings) -> StreamingTranslation:
-    torch.manual_seed(0)
-    small = {
-        "decoder_embed_dim": 16,
-        "decoder_ffn_embed_dim": 32,
-        "decoder_attention_heads": 2,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "dropout": 0.0,
-        "segment_size": 16,
-        "left_context": 8,
-        "right_context": 8,
-        "bank_length": 2,
-        "pre_decision": R,
-    }
-    return StreamingTranslation.build(StreamingTranslationConfig(**(small | settings)), dictionary(), FEATURES).eval()
-
-
-def speech(rows: int, frames: int = FRAMES) -> Tensor:
-    return torch.randn(rows, frames, FEATURES, generator=torch.Generator().manual_seed(1))
-
-
-def target(rows: int, length: int) -> Tensor:
-    return torch.randint(4, WORDS, (rows, length), generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(("settings", "ahead"), [({}, 8), (GIBBS, 8), ({"encoder_input": "past"}, 3)])
