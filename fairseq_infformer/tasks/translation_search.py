@@ -51,6 +51,7 @@ class TranslationSearchTask(TranslationTask):
         max_sentences: Optional[int] = None,
         max_positions: Any = None,
         ignore_invalid_inputs: bool = False,
+        *,
         required_batch_size_multiple: int = 1,
         seed: int = 1,
         num_shards: int = 1,
