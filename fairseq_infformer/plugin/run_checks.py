@@ -91,7 +91,7 @@ def refuse_generation(cfg: Any) -> None:
     """InputError if fairseq-generate or fairseq-interactive is given the task of streams of text, or a model of it."""
     paths = [path for path in split_paths(cfg.common_eval.path or "") if Path(path).is_file()]
     models = [checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model for path in paths]
-    of_text = ["long_term_memory" in model and model._name != "streaming_translation" for model in models]
+    of_text = ["long_term_memory" in model and "encoder_input" not in model for model in models]  # no speech
     if cfg.task._name == "streaming_language_modeling" or any(of_text):
         raise InputError("fairseq's commands cannot generate text with a model of this project; run infformer-generate")
 

@@ -1,12 +1,19 @@
 """Speech translation: no word sees the future, pads change nothing, all learns, and beams are searched."""
 
+from argparse import Namespace
+from contextlib import nullcontext
+
 import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
+from omegaconf import OmegaConf
 from small_translation import FRAMES, STRIDE, R, build, dictionary, speech, target
 
 from fairseq_infformer.criterions.translation_cross_entropy import TranslationCrossEntropy
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.models.configuration import InfiniteFormerConfig
+from fairseq_infformer.models.streaming_translation import StreamingTranslationConfig
+from fairseq_infformer.plugin.run_checks import refuse_generation
 
 GIBBS = {"long_term_memory": "continuous", "ltm_density": "gibbs", "ltm_basis": 8, "ltm_widths": "0.1,0.2"}
 ENCODERS = [
@@ -103,3 +110,15 @@ def test_build_refuses_settings_in_one_line(settings, message):
     with pytest.raises(InputError) as error:
         build(**settings)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("config", "refused"), [(StreamingTranslationConfig, False), (InfiniteFormerConfig, True)])
+def test_refuse_generation_lets_speech_be_translated(monkeypatch, tmp_path, config, refused):
+    """Under the name of any architecture."""
+    (tmp_path / "model.pt").touch()
+    model = OmegaConf.structured(config(_name="some_architecture"))
+    saved = {"cfg": Namespace(model=model)}
+    monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: saved)
+    cfg = Namespace(common_eval=Namespace(path=str(tmp_path / "model.pt")), task=Namespace(_name="any"))
+    with pytest.raises(InputError) if refused else nullcontext():
+        refuse_generation(cfg)
