@@ -30,9 +30,7 @@ class LtmAdam(FairseqAdam):
     def __init__(self, cfg: LtmAdamConfig, params: Iterable[nn.Parameter]) -> None:
         if not 0 <= cfg.ltm_lr_scale < math.inf:
             raise InputError(f"--ltm-lr-scale must be 0 or more, got {cfg.ltm_lr_scale}")
-        groups: tuple[list, list] = ([], [])
-        for parameter in params:
-            groups[getattr(parameter, "param_group", None) == "ltm"].append(parameter)
+        groups = _apart(params, "ltm")
         if not all(groups):
             raise InputError(
                 "--optimizer ltm_adam needs weights of a long-term memory and others beside; give --optimizer adam for "
@@ -75,9 +73,7 @@ class SearchAdam(FairseqAdam):
         for name in ("architecture_lr", "architecture_weight_decay"):
             if not 0 <= (value := getattr(cfg, name)) < math.inf:
                 raise InputError(f"{option(name)} must be 0 or more, got {value}")
-        groups: tuple[list, list] = ([], [])
-        for parameter in params:
-            groups[getattr(parameter, "param_group", None) == "architecture"].append(parameter)
+        groups = _apart(params, "architecture")
         if not all(groups):
             raise InputError(
                 "--optimizer search_adam needs an architecture beside weights; give --optimizer adam, or --arch "
@@ -105,3 +101,11 @@ class SearchAdam(FairseqAdam):
     @property
     def supports_flat_params(self) -> bool:
         return False
+
+
+def _apart(params: Iterable[nn.Parameter], group: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of other ``param_group`` than this one, and those of this one."""
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for parameter in params:
+        groups[getattr(parameter, "param_group", None) == group].append(parameter)
+    return groups
