@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pkgutil
 import re
 import shlex
@@ -59,6 +60,7 @@ def test_page_code_runs_and_prints_its_output(page, tmp_path):
 
     def work() -> None:
         names, printed = {"__name__": "page"}, []
+        os.chdir(tmp_path)  # what a page saves
         try:
             for language, code, output in blocks(page):
                 if language == "python":
