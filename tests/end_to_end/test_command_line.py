@@ -135,11 +135,11 @@ def test_training_accepts_update_freq_workers_joined_data_and_adaptive_softmax(d
     log = train(
         f"{documents}:{documents}",
         tmp_path,
-        *as_flags(tokens_per_sample=13, batch_size=24, update_freq=3, num_workers=3, max_epoch=2, log_interval=5),
+        *as_flags(tokens_per_sample=31, batch_size=24, update_freq=3, num_workers=3, max_epoch=2, log_interval=5),
         *more,
     ).stdout
     assert logged(log, "valid", "ppl")
-    assert logged(log, "train", "num_updates")[-1] == 2 * math.ceil(math.ceil(96 * 202 / 13 / 24) / 3)
+    assert logged(log, "train", "num_updates")[-1] == 2 * math.ceil(math.ceil(96 * 202 / 31 / 24) / 3)
 
 
 def test_infformer_eval_ablates_the_memory(documents, trained):
