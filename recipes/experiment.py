@@ -1,4 +1,4 @@
-"""What all experiments have in common: models with several memories, trained alike, scored and compared."""
+"""What all experiments have in common: models that differ in one respect, trained alike, scored and compared."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from recipes import launches, train
 from recipes.commands import Command
 from recipes.launches import ROOT
-from recipes.memories import MEMORIES, TABLE, Memory
 
 BIN = ROOT / ".venv/bin"
 PYTHON = BIN / "python"
@@ -25,7 +24,7 @@ class Size:
     """How large an experiment is."""
 
     batch: int  # streams of a training, in all its processes together
-    memories: tuple[str, ...] = tuple(memory.name for memory in TABLE)
+    memories: tuple[str, ...]  # or what else the models differ in
     seeds: tuple[int, ...] = (1,)
     jobs: int = 1  # trainings side by side
 
@@ -40,9 +39,11 @@ class Experiment(ABC):
     sizes: ClassVar[dict[str, Size]]
     default_size: ClassVar[str]
     stages: ClassVar[dict[str, str]]  # what each does
+    side_by_side: ClassVar[tuple[str, ...]] = ("train", "score")  # stages whose commands do not need each other
     rows: ClassVar[str] = "streams"
     extras: ClassVar[str] = "plot"  # of setup.py
-    known: ClassVar[dict[str, Memory]] = MEMORIES  # what --memory takes
+    differ: ClassVar[str] = "memory"  # what the models differ in: the option --memory
+    known: ClassVar[Mapping[str, Any]]  # what that option takes
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Ends the program if options are wrong, before any work."""
@@ -83,8 +84,12 @@ class Experiment(ABC):
 
     def train(self) -> list[Command]:
         """A training for each memory and seed; ends the program if one of other arguments is in its folder."""
+        return self.trainings(self.runs())
+
+    def trainings(self, runs: Iterable[tuple[str, int]]) -> list[Command]:
+        """The trainings of ``runs`` that have not ended."""
         commands = []
-        for memory, seed in self.runs():
+        for memory, seed in runs:
             save = self.save(memory, seed)
             words = [*self.launcher(), *self.train_arguments(memory, seed)]
             launches.check(save, words)
@@ -96,26 +101,17 @@ class Experiment(ABC):
             commands.append(Command(wrapped, f"training {save}: log in {log}", log=log))
         return commands
 
+    @abstractmethod
     def score(self) -> list[Command]:
-        """infformer-eval for each run and part of the text, unless that was made of the last checkpoint."""
-        commands = []
+        """A score of each run and part of the text, unless that was made of the last checkpoint."""
+
+    def trained(self) -> Iterator[tuple[str, Path]]:
+        """The memory and the folder of each run; ends the program at one that is not trained to its end."""
         for memory, seed in self.runs():
             save = self.save(memory, seed)
             if not (self.options.dry_run or (save / train.DONE).exists()):
                 launches.die(f"{save} is not trained to its end; the stage before does that")
-            checkpoint = save / "checkpoint_last.pt"
-            for name, arguments in self.scoring(memory, save):
-                file = save / f"{name}.json"
-                if file.exists() and not is_newer(checkpoint, file):
-                    continue
-                words = [str(BIN / "infformer-eval"), str(self.scored), "--path", str(checkpoint), "--json", *arguments]
-                commands.append(Command(words, f"scoring {save}: {name}", output=file))
-        return commands
-
-    @classmethod
-    def memory(cls, name: str) -> str:
-        """What fairseq-train is given for a memory."""
-        return shlex.join(cls.known[name].arguments)
+            yield memory, save
 
     def python(self, module: str, *arguments: object) -> Command:
         return Command([str(PYTHON), "-m", module, *map(str, arguments)])
@@ -143,7 +139,7 @@ class Experiment(ABC):
         """Arguments of fairseq-train."""
         save = self.save(memory, seed)
         return [
-            *(self.data, "--user-dir", str(ROOT / "fairseq_infformer"), "--task", "streaming_language_modeling"),
+            *(self.data, "--user-dir", str(ROOT / "fairseq_infformer"), "--task", self.task(memory)),
             *("--save-dir", str(save), "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "10"),
             *("--tensorboard-logdir", str(save / "tensorboard"), *self.model_and_training(memory, seed)),
             *self.options.further,
@@ -151,41 +147,29 @@ class Experiment(ABC):
 
     def model_and_training(self, memory: str, seed: int) -> list[str]:
         """``training``, for the model that the memory belongs to."""
-        words = self.training(memory, seed)
-        if "memformer_lm" not in words:
-            return words
-        try:
-            from recipes.memformer.model import as_memformer
-        except ModuleNotFoundError:
-            launches.die("the width of this model is asked of torch, which is not installed yet: run stage 0 first")
-        return as_memformer(words)
-
-    @property
-    def data(self) -> str:
-        """What is trained on: folders with ":" between."""
-        return str(self.scored)
+        return self.training(memory, seed)
 
     @property
     @abstractmethod
-    def scored(self) -> Path:
-        """The folder of the data that is scored."""
+    def data(self) -> str:
+        """What is trained on: folders with ":" between."""
+
+    @abstractmethod
+    def task(self, memory: str) -> str:
+        """fairseq's name of what a model learns."""
 
     @abstractmethod
     def training(self, memory: str, seed: int) -> list[str]:
         """Arguments of fairseq-train for a run, but for its data, task and folders."""
 
     @abstractmethod
-    def scoring(self, memory: str, save: Path) -> Iterator[tuple[str, list[str]]]:
-        """For each score of a run, its name and the arguments of infformer-eval."""
-
-    @abstractmethod
     def summarize(self) -> list[Command]:
         """The table, results.json and plots."""
 
 
-def is_newer(file: Path, than: Path) -> bool:
-    """Whether a file exists and was changed after another."""
-    return file.exists() and file.stat().st_mtime_ns > than.stat().st_mtime_ns
+def is_made(file: Path, source: Path) -> bool:
+    """Whether a file is there, and newer than what it is made of, as far as that is there."""
+    return file.exists() and not (source.exists() and source.stat().st_mtime_ns > file.stat().st_mtime_ns)
 
 
 # ---- Types of options

@@ -25,13 +25,13 @@ def seeds(text: str) -> list[int]:
     return [int(seed) for seed in text.split(",")]
 
 
-def memories(known: Collection[str]) -> Callable[[str], list[str]]:
-    """Reads names with commas between, all of them known."""
+def names(known: Collection[str], what: str) -> Callable[[str], list[str]]:
+    """Reads names of ``what``, with commas between, all of them known."""
 
     def read(text: str) -> list[str]:
         for name in text.split(","):
             if name not in known:
-                die(f"unknown memory {name}; choose from {','.join(known)}")
+                die(f"unknown {what} {name}; choose from {','.join(known)}")
         return text.split(",")
 
     return read
@@ -56,8 +56,9 @@ def parser_of(experiment: type[Experiment]) -> Parser:
         parser.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="--size tiny")
     experiment.add_options(parser)
     parser.add_argument(
-        "--memory",
-        type=memories(experiment.known),
+        f"--{experiment.differ}",
+        dest="memory",
+        type=names(experiment.known, experiment.differ),
         metavar="NAME,NAME",
         help=f"from {', '.join(experiment.known)} (default: {defaults(sizes, lambda size: ', '.join(size.memories))})",
     )

@@ -12,9 +12,6 @@ from recipes.experiment import PYTHON, Experiment
 from recipes.launches import ROOT, die
 from recipes.options import parse
 
-# Stages whose commands do not depend on each other.
-SIDE_BY_SIDE = ("train", "score")
-
 
 def experiment_of(words: list[str]) -> type[Experiment]:
     """The experiment that the first word names."""
@@ -33,11 +30,11 @@ def run_stage(experiment: Experiment, name: str) -> None:
     if experiment.options.dry_run:
         threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
         for command in todo:
-            print(f"{threads}{command}" if name in SIDE_BY_SIDE else command, flush=True)
+            print(f"{threads}{command}" if name in experiment.side_by_side else command, flush=True)
         return
     if name != "install" and not PYTHON.exists():
         die("nothing is installed yet: run stage 0, which makes .venv")
-    if failed := commands.run(todo, experiment.jobs if name in SIDE_BY_SIDE else None):
+    if failed := commands.run(todo, experiment.jobs if name in experiment.side_by_side else None):
         sys.exit(failed)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import ClassVar, Optional
 
 from recipes.commands import Command
-from recipes.experiment import Experiment, Size
 from recipes.launches import ROOT, die
+from recipes.streaming import StreamingExperiment, StreamingSize
 
 ADAM = "--optimizer adam --lr-scheduler cosine"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelSize(Size):
+class LanguageModelSize(StreamingSize):
     segment: int  # tokens of a segment
     recent: int  # tokens of the short-term memory
     streams: int  # of an evaluation
@@ -30,7 +30,7 @@ class LanguageModelSize(Size):
     basis: int = 0
 
 
-class LanguageModels(Experiment):
+class LanguageModels(StreamingExperiment):
     stages: ClassVar = {
         "binarise": "binarise the text, with the bounds of its documents",
         "train": "train every memory with every seed",

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from recipes.commands import Command
-from recipes.experiment import Experiment, Size
 from recipes.launches import ROOT, die
 from recipes.memories import MEMORIES
+from recipes.streaming import StreamingExperiment, StreamingSize
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecallSize(Size):
+class RecallSize(StreamingSize):
     """Training begins with questions that ordinary attention can answer, and the distances grow from epoch to epoch.
 
     The last epoch has documents enough to last to the last update: to begin again with short distances would unlearn
@@ -75,7 +75,7 @@ SIZES = {
 # fmt: on
 
 
-class Recall(Experiment):
+class Recall(StreamingExperiment):
     name, sizes, default_size = "recall", SIZES, "small"
     stages: ClassVar = {
         "generate": "make the documents",

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from recipes.commands import Command
-from recipes.experiment import Experiment, Size, positive
+from recipes.experiment import positive
 from recipes.memories import MEMORIES
+from recipes.streaming import StreamingExperiment, StreamingSize
 
 
 @dataclass(frozen=True, kw_only=True)
-class SortingSize(Size):
+class SortingSize(StreamingSize):
     length: int  # symbols of a sequence
     sequences: int
     segment: int  # tokens of a segment, and of the short-term memory
@@ -46,7 +47,7 @@ SIZES = {
 # fmt: on
 
 
-class Sorting(Experiment):
+class Sorting(StreamingExperiment):
     name, sizes, default_size, rows = "sorting", SIZES, "small", "sequences"
     stages: ClassVar = {
         "generate": "generate the sequences",
