@@ -5,10 +5,12 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 
 from fairseq_infformer.errors import InputError
+from fairseq_infformer.speech.log_mel import LogMel
 from preprocess import generate_digit_speech
-from preprocess.generate_digit_speech import draw_digits, german, translation
+from preprocess.generate_digit_speech import draw_digits, german, translation, utterance
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,14 @@ def test_draw_digits_begins_no_pair_with_zero():
     assert {len(digits) for digits in drawn} == {2, 3, 4, 5}
     assert all(digits[place] for digits in drawn for place in range(0, len(digits) - 1, 2))
     assert any(digits[-1] == 0 for digits in drawn if len(digits) % 2) and any(digits[1] == 0 for digits in drawn)
+
+
+def test_utterance_has_no_silence_whose_energy_is_far_below_all_others():
+    """A pause of zeros would be at -16, the floor of the logarithm, and most of the deviation of features."""
+    takes = {digit: [(1000 * np.sin(np.arange(2000) * (1 + digit) / 10)).astype(np.int16)] for digit in range(10)}
+    samples = utterance(np.random.default_rng(1), [4, 7, 1], takes)
+    features = LogMel(generate_digit_speech.RATE, 40)(torch.from_numpy(samples / 32768).float())
+    assert samples.dtype == np.int16 and features.min() > -4 and features.max() > 15
 
 
 def recorded(folder, speakers):
