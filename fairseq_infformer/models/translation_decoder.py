@@ -10,11 +10,15 @@ from torch.nn import functional as F
 
 from fairseq_infformer.modules.layers import MemformerDecoderLayer
 from fairseq_infformer.modules.streaming_encoder import Encoded
+from fairseq_infformer.modules.subsampling import positions
 from fairseq_infformer.modules.wait_k import visible_states
 
 
 class WaitKDecoder(FairseqDecoder):
     """Layers of self-attention and of attention to the states that each word may see, and tied embeddings.
+
+    Both have sinusoidal positions that count from the start of the utterance: those of a streaming encoder's states begin
+    anew in each segment, and so do not tell one digit, or syllable, from the next that sounds alike.
 
     It has no incremental state: a prefix is decoded again with each word, so that its words see what they saw.
 
@@ -53,9 +57,10 @@ class WaitKDecoder(FairseqDecoder):
         if visible is None:
             visible = self.policy(encoder_out, prev_output_tokens, self.wait_k)
         x = self.embed_tokens(prev_output_tokens) * self.embed_tokens.embedding_dim**0.5
-        x = F.dropout(x, self.dropout, self.training)
+        states = encoder_out.states + positions(0, encoder_out.states.shape[1], encoder_out.states)
+        x = F.dropout(x + positions(0, x.shape[1], x), self.dropout, self.training)
         for layer in self.layers:
-            x = layer(x, encoder_out.states, visible)
+            x = layer(x, states, visible)
         return F.linear(self.norm(x), self.embed_tokens.weight), {"attn": None}
 
     def policy(self, encoder_out: Encoded, words: Tensor, wait_k: Optional[int]) -> Tensor:

@@ -66,6 +66,16 @@ def test_criterion_gives_every_parameter_a_gradient(settings):
     assert torch.isfinite(loss) and log["ntokens"] == 10
 
 
+def test_words_depend_on_the_order_of_states():
+    """A streaming encoder's states do not say where in the utterance they are, but the decoder sees it."""
+    model, words = build(), target(1, 5)
+    with torch.no_grad():
+        encoded = model.encoder(speech(1), torch.tensor([FRAMES]))
+        turned = encoded._replace(states=encoded.states.flip(1))
+        forward, backward = (model.decoder(words, each)[0] for each in (encoded, turned))
+    assert (forward - backward).abs().max() > 1e-2
+
+
 def test_training_draws_k_for_each_batch():
     model = build(wait_k="1,inf").train()
     torch.manual_seed(0)
