@@ -17,8 +17,8 @@ from fairseq_infformer.modules.wait_k import visible_states
 class WaitKDecoder(FairseqDecoder):
     """Layers of self-attention and of attention to the states that each word may see, and tied embeddings.
 
-    Both have sinusoidal positions that count from the start of the utterance: those of a streaming encoder's states begin
-    anew in each segment, and so do not tell one digit, or syllable, from the next that sounds alike.
+    Both have sinusoidal positions that count from the start of the utterance. Those in a streaming encoder's states
+    begin anew in each segment, and words could not be read in their order by them.
 
     It has no incremental state: a prefix is decoded again with each word, so that its words see what they saw.
 
