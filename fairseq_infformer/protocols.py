@@ -44,6 +44,21 @@ class CompletesSettings(Protocol):
         """Put into ``cfg``, the settings that checkpoints get, what building the model again needs."""
 
 
+class ReadsPrompts(Protocol):
+    """A model as fairseq's generators take one, which continues what it has read."""
+
+    def read(self, prompts: Tensor, lengths: Tensor) -> None:
+        """Read new prompts, the first ``lengths`` (B,) of the tokens (B, T) of each row, of any number."""
+
+
+@runtime_checkable
+class ContinuesPrompts(Protocol):
+    """A language model that can continue prompts."""
+
+    def prompted(self, segment: int) -> ReadsPrompts:
+        """Itself, which reads prompts in segments of this many tokens."""
+
+
 @runtime_checkable
 class Searches(Protocol):
     """A model whose architecture is trained: the parameters of the ``param_group`` "architecture"."""

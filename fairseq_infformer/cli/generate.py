@@ -12,8 +12,6 @@ from fairseq_infformer.cli import reading
 from fairseq_infformer.data.spelling import Continuation
 from fairseq_infformer.data.vocabulary import words_of_texts
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.models.pretrained_lm import PretrainedLM
-from fairseq_infformer.models.streaming_lm import StreamingLanguageModel
 from fairseq_infformer.models.text_stream import Stream
 
 
@@ -76,7 +74,7 @@ def generate(
 ) -> Iterator[int]:
     """Tokens that continue the one text of a stream, each of which it reads, until one that ends its texts."""
     generator = torch.Generator().manual_seed(seed)
-    excluded, ends = ~words_of_texts(stream.decoder.dictionary), ends_of_texts(stream.model)
+    excluded, ends = ~words_of_texts(stream.decoder.dictionary), stream.decoder.ends_of_texts()
     for _ in range(max_tokens):
         log_probs = stream.log_probs()[:, : len(excluded)].cpu().masked_fill(excluded, -torch.inf)
         token = choose(log_probs, temperature, top_p, generator)
@@ -84,14 +82,6 @@ def generate(
             return
         stream.read(token[:, None])
         yield int(token)
-
-
-def ends_of_texts(model: StreamingLanguageModel) -> set[int]:
-    """The tokens that end a text of a pretrained model. Other models have none: their ``</s>`` ends a line."""
-    if not isinstance(model, PretrainedLM):
-        return set()
-    ends = model.decoder.model.config.text_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

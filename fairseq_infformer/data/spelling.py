@@ -116,6 +116,22 @@ def spelling_of(folder: Path, dictionary: Dictionary) -> Spelling:
     return WordSpelling(dictionary)
 
 
+class Symbols:
+    """Text as the symbols of a dictionary, with spaces between them, and back: what fairseq calls a BPE."""
+
+    def __init__(self, spelling: Spelling, dictionary: Dictionary) -> None:
+        self.spelling, self.dictionary = spelling, dictionary
+
+    def encode(self, text: str) -> str:
+        """The symbols of a text."""
+        return " ".join(self.dictionary[number] for number in self.spelling.encode(text))
+
+    def decode(self, symbols: str) -> str:
+        """The text of symbols, in one line, as fairseq prints it: a line end within is ``\\n``."""
+        text = self.spelling.decode([self.dictionary.index(symbol) for symbol in symbols.split(" ") if symbol])
+        return text.replace("\n", "\\n")
+
+
 class Continuation:
     """Spells a text token by token: each call gives what its tokens add to the text before them.
 

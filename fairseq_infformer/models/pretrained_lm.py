@@ -230,6 +230,20 @@ class PretrainedDecoder(StreamingDecoder):
         missing = max(0, len(self.dictionary) - probs.shape[-1])
         return F.pad(probs, (0, missing), value=-torch.inf if log_probs else 0.0)
 
+    def ends_of_texts(self) -> list[int]:
+        ends = self.model.config.text_config.eos_token_id
+        if ends is None:
+            ends = self.start  # where it is generated, another text starts
+        return ends if isinstance(ends, list) else [ends]
+
+    def with_end(self, log_probs: Tensor) -> Tensor:
+        words, ends = log_probs[:, : self.dictionary.num_tokens], self.ends_of_texts()
+        others = words.new_full((len(words), len(self.dictionary) - words.shape[1]), -torch.inf)
+        words = torch.cat([words, others], dim=1)
+        words[:, self.dictionary.eos()] = words[:, ends].logsumexp(-1)
+        words[:, ends] = -torch.inf
+        return words
+
     def _apply(self, fn: Callable, recurse: bool = True) -> "PretrainedDecoder":
         """Cast or move, as for any module; the frequencies that positions are multiplied with stay in float32."""
         rotary = self.model.rotary

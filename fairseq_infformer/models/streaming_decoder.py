@@ -94,6 +94,15 @@ class StreamingDecoder(FairseqDecoder, ABC):
     def output_layer(self, features: Tensor) -> Tensor:
         """Logits (..., V) for features (..., C), which an adaptive softmax takes as they are."""
 
+    def ends_of_texts(self) -> list[int]:
+        """The tokens that end a text. By default none: ``</s>`` ends a line, and the text continues."""
+        return []
+
+    def with_end(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities (B, V) as fairseq's generators take them: of the words of the dictionary, where ``</s>``
+        ends what is generated, a line or, where there are ``ends_of_texts``, a text."""
+        return log_probs
+
     def forward(
         self,
         src_tokens: Tensor,

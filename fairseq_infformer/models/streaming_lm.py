@@ -9,6 +9,7 @@ from torch import Tensor
 from fairseq_infformer.errors import InputError
 
 from .memory_format import MEMORY_FORMAT
+from .prompted_lm import PromptedLM
 from .streaming_decoder import StreamingDecoder, dictionary_checksum
 
 
@@ -25,6 +26,10 @@ class StreamingLanguageModel(FairseqLanguageModel):
     def load_memory_state(self, memory: dict[str, Tensor], number: int = MEMORY_FORMAT) -> None:
         """Let training continue from what ``memory_state`` returned, in the format of this number."""
         self.decoder.load_memory_state(memory, number)
+
+    def prompted(self, segment: int) -> PromptedLM:
+        """Itself, as fairseq's generators take a model, which reads prompts in segments of this many tokens."""
+        return PromptedLM(self, segment)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         check_dictionary(state_dict, self.decoder.dictionary)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,9 @@ from fairseq_infformer.modules.state import with_tensors
 from fairseq_infformer.modules.streams import pieces
 
 from .memory_format import tensors_of
-from .streaming_lm import StreamingLanguageModel
+
+if TYPE_CHECKING:
+    from .streaming_lm import StreamingLanguageModel
 
 FORMAT = 1
 # Of what changes its shape with the text; all else has one shape in all files of a model.
@@ -39,7 +41,7 @@ class Stream:
         model: in evaluation mode. segment: tokens per segment, as in training. rows: B.
     """
 
-    def __init__(self, model: StreamingLanguageModel, segment: int, rows: int = 1) -> None:
+    def __init__(self, model: "StreamingLanguageModel", segment: int, rows: int = 1) -> None:
         self.model, self.segment, self.decoder = model, segment, model.decoder
         if segment > self.decoder.max_positions():
             raise InputError(
@@ -106,7 +108,7 @@ class Stream:
             new.write_bytes(save(own, metadata))
 
     @classmethod
-    def load(cls, file: str | Path, model: StreamingLanguageModel, segment: int) -> "Stream":
+    def load(cls, file: str | Path, model: "StreamingLanguageModel", segment: int) -> "Stream":
         """What ``save`` wrote of texts that this model has read; InputError if another did, or it is no such file."""
         try:
             with safe_open(file, "pt") as opened:

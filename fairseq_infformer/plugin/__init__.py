@@ -45,7 +45,7 @@ def install() -> None:
     hooks.check_before_hydra_run()
     hooks.explain_missing_values()
     hooks.collect_memory_before_saving()
-    hooks.refuse_generation_command()
+    hooks.check_before_generate()
     hooks.explain_optimizer_errors()
     hooks.explain_long_sentences()
     hooks.refuse_early_options()

@@ -26,7 +26,7 @@ from fairseq_infformer.errors import InputError, one_line, option
 from fairseq_infformer.protocols import CollectsMemory, CompletesSettings
 
 from . import collectives, launch
-from .run_checks import check_run, refuse_generation
+from .run_checks import check_run
 
 
 def choose_precision(cfg: Any, command: str) -> None:
@@ -133,18 +133,18 @@ def explain_missing_values() -> None:
     dataclass_utils.compose = composed
 
 
-def refuse_generation_command() -> None:
-    """Refuse fairseq-generate, which never calls ``call_main``, as ``check_before_run`` does fairseq-interactive."""
+def check_before_generate() -> None:
+    """Check the settings of fairseq-generate, which never calls ``call_main``."""
     main = generate.main
 
     @functools.wraps(main)
-    def refuse_and_generate(cfg):
-        refuse_generation(
-            dataclass_utils.convert_namespace_to_omegaconf(cfg) if isinstance(cfg, argparse.Namespace) else cfg
-        )
+    def check_and_generate(cfg):
+        if isinstance(cfg, argparse.Namespace):
+            cfg = dataclass_utils.convert_namespace_to_omegaconf(cfg)
+        check_run(cfg, "generate")
         return main(cfg)
 
-    generate.main = refuse_and_generate
+    generate.main = check_and_generate
 
 
 def explain_optimizer_errors() -> None:

@@ -29,6 +29,11 @@ AT_LEAST = (
 
 TRANSLATION = ("translation", "translation_search")
 
+STREAMS = "streaming_language_modeling"
+GENERATION = ("generate", "interactive")
+# They need attention to a source, the whole text at each word, or a score of what was not generated.
+NOT_GENERATED = ("constraints", "lm_path", "print_alignment", "replace_unk", "retain_dropout", "score_reference")
+
 # Each skips a part of the text, although every token must be a target once.
 SKIP_TEXT = (("optimization", "skip_remainder_batch"), ("dataset", "max_valid_steps"))
 
@@ -40,13 +45,15 @@ def check_run(cfg: Any, command: str) -> None:
         cfg: the whole configuration, as fairseq gives it to ``call_main``.
         command: the module of the command, such as ``train`` or ``eval_lm``.
     """
-    if command == "interactive":
-        refuse_generation(cfg)
     task = getattr(cfg.task, "_name", None)
+    if command in GENERATION:
+        for mistake in _generation_mistakes(cfg, command):
+            raise InputError(mistake)
+        return
     if task in TRANSLATION and command == "train":
         for mistake in chain(_search_mistakes(cfg), _pair_mistakes(cfg)):
             raise InputError(mistake)
-    if task != "streaming_language_modeling":
+    if task != STREAMS:
         return
     mistakes = _training_mistakes(cfg) if cfg.model is not None else _evaluation_mistakes(cfg, command)
     for mistake in (*_common_mistakes(cfg), *mistakes):
@@ -87,13 +94,51 @@ def _pair_mistakes(cfg: Any) -> Iterator[str]:
                 yield f"{path} has no split {name!r} of {source} and {target}; {advice}"
 
 
-def refuse_generation(cfg: Any) -> None:
-    """InputError if fairseq-generate or fairseq-interactive is given the task of streams of text, or a model of it."""
-    paths = [path for path in split_paths(cfg.common_eval.path or "") if Path(path).is_file()]
-    models = [checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model for path in paths]
-    of_text = ["long_term_memory" in model and "encoder_input" not in model for model in models]  # no speech
-    if cfg.task._name == "streaming_language_modeling" or any(of_text):
-        raise InputError("fairseq's commands cannot generate text with a model of this project; run infformer-generate")
+def _generation_mistakes(cfg: Any, command: str) -> Iterator[str]:
+    of_streams = cfg.task._name == STREAMS
+    if of_streams:
+        yield from _common_mistakes(cfg)
+        if cfg.common_eval.path is None:
+            yield "--path is missing; give the checkpoint of a model"
+    for path in split_paths(cfg.common_eval.path or ""):
+        if Path(path).is_file():
+            trained = checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"]
+            if trained.task._name == STREAMS and not of_streams:
+                yield f"{path} reads streams of text; give --task {STREAMS}"
+            segment = trained.task.get("tokens_per_sample")
+            if of_streams and trained.task._name == STREAMS and segment != cfg.task.tokens_per_sample:
+                yield (
+                    f"{path} was trained in segments of {segment} tokens, not of {cfg.task.tokens_per_sample}; give "
+                    f"--tokens-per-sample {segment}"
+                )
+        elif of_streams:
+            yield f"--path {path} does not exist; give a checkpoint that does"
+    if not of_streams:
+        return
+    if command == "generate":
+        if cfg.generation.prefix_size < 1:
+            yield (
+                "--prefix-size is missing; give the number of tokens of each document that the model reads before it "
+                "continues"
+            )
+        if len(paths := split_paths(cfg.task.data)) > 1:
+            yield f"fairseq-generate would read only {paths[0]} of {cfg.task.data}; give one folder"
+    else:
+        if (cfg.dataset.batch_size or 1) > max(1, cfg.interactive.buffer_size):
+            yield f"--batch-size {cfg.dataset.batch_size} needs --buffer-size {cfg.dataset.batch_size} or more"
+        if (file := cfg.interactive.input) != "-" and not Path(file).is_file():
+            yield f"--input {file} does not exist; give a text file, or leave it out to type prompts"
+    generation = cfg.generation
+    if generation.sampling and generation.nbest != generation.beam:
+        yield f"--sampling needs --nbest as large as --beam, {generation.beam}, got {generation.nbest}"
+    for name, least in (("beam", 1), ("nbest", 1), ("max_len_b", 1), ("max_len_a", 0), ("min_len", 0)):
+        if generation[name] < least:
+            yield f"{option(name)} must be {least} or more, got {generation[name]}"
+    if not generation.max_len_a and generation.min_len > generation.max_len_b:
+        yield f"--min-len must be --max-len-b, {generation.max_len_b}, or less, got {generation.min_len}"
+    for name in NOT_GENERATED:
+        if generation[name]:
+            yield f"{option(name)} is not supported for models of streams; leave it out"
 
 
 def _common_mistakes(cfg: Any) -> Iterator[str]:

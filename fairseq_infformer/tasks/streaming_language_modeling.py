@@ -2,6 +2,7 @@
 
 import filecmp
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +15,7 @@ from fairseq.data import ConcatDataset, Dictionary, iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import FairseqLanguageModel
 from fairseq.optim import AMPOptimizer, FairseqOptimizer
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.utils import split_paths
 from omegaconf import II, MISSING
@@ -29,10 +31,12 @@ from fairseq_infformer.data.data_folder import (
     splits_in,
 )
 from fairseq_infformer.data.joined_segments import JoinedSegments
+from fairseq_infformer.data.prompts import Prompts, starts_of_documents
+from fairseq_infformer.data.spelling import Symbols, WordSpelling, spelling_of
 from fairseq_infformer.data.stream_iterator import Memory, Saved, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, Streams, TokenStream
-from fairseq_infformer.errors import InputError
-from fairseq_infformer.protocols import LoadsPretrained, Remembers
+from fairseq_infformer.errors import InputError, one_line
+from fairseq_infformer.protocols import ContinuesPrompts, LoadsPretrained, Remembers
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
 
 logger = logging.getLogger(__name__)
@@ -71,6 +75,8 @@ class StreamingLanguageModelingConfig(FairseqDataclass):
         },
     )
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+    prefix_size: int = II("generation.prefix_size")
+    max_len_b: int = II("generation.max_len_b")
 
 
 @register_task("streaming_language_modeling", dataclass=StreamingLanguageModelingConfig)
@@ -90,6 +96,8 @@ class StreamingLanguageModelingTask(FairseqTask):
         self._collected: Optional[Memory] = None
         self._train_subset: Optional[str] = None
         self._unseen = {Path(path) for path in split_paths(cfg.data)}  # training data of later epochs
+        # Above 0 in fairseq-generate alone; a configuration made in Python has the name of the setting instead.
+        self._prefix_size = cfg.prefix_size if isinstance(cfg.prefix_size, int) else 0
 
     @classmethod
     def setup_task(cls, cfg: StreamingLanguageModelingConfig, **kwargs: Any) -> "StreamingLanguageModelingTask":
@@ -143,6 +151,9 @@ class StreamingLanguageModelingTask(FairseqTask):
         """Load a split; with ``combine``, split, split1, split2, … as one."""
         paths = split_paths(self.cfg.data)
         directory = Path(paths[(epoch - 1) % len(paths)])
+        if self._prefix_size:
+            self.datasets[split] = self._prompts(split, directory)
+            return
         self.datasets[split] = dataset = self._read(split, directory, combine)
         if "data_selector" in kwargs:  # which fairseq gives for the training data alone
             self._train_subset = split
@@ -150,7 +161,39 @@ class StreamingLanguageModelingTask(FairseqTask):
         targets = "each a target once" if dataset.answers is None else f"{len(dataset.answers):,} answers are targets"
         logger.info(f"{split}: {len(dataset.tokens):,} tokens, {targets}, in {dataset.num_segments:,} segments")
 
+    def _prompts(self, split: str, directory: Path) -> Prompts:
+        tokens, documents = self._tokens(split, directory, combine=False)
+        prompts = starts_of_documents(
+            tokens,
+            documents,
+            self._prefix_size,
+            self.cfg.max_len_b,
+            self.cfg.tokens_per_sample,
+            end=self.dictionary.eos(),
+            pad=self.dictionary.pad(),
+        )
+        if not len(prompts):
+            raise InputError(
+                f"--prefix-size {self._prefix_size} leaves nothing of the documents of split {split!r} in {directory} "
+                "to be continued; give less"
+            )
+        logger.info(f"{split}: {len(prompts):,} of {len(documents):,} documents have more than the prefix")
+        return prompts
+
     def _read(self, split: str, directory: Path, combine: bool) -> StreamingDataset:
+        tokens, documents = self._tokens(split, directory, combine)
+        answers = None if self.cfg.score == "all" else find_answers(tokens, self.dictionary, directory / split)
+        return StreamingDataset(
+            tokens,
+            documents,
+            self.cfg.tokens_per_sample,
+            self.dictionary.eos(),
+            self.dictionary.pad(),
+            answers=answers,
+        )
+
+    def _tokens(self, split: str, directory: Path, combine: bool) -> tuple[TokenStream, np.ndarray]:
+        """The tokens of a split, and the offsets of those that start a document."""
         lines, documents, num_tokens = [], [], 0
         for name in parts_of_split(split, directory) if combine else [split]:
             part = load_lines(directory / name, self.dictionary) if name else None
@@ -165,16 +208,7 @@ class StreamingLanguageModelingTask(FairseqTask):
         if not num_tokens:
             raise InputError(f"split {split!r} in {directory} is empty; prepare the data again")
         joined = lines[0] if len(lines) == 1 else ConcatDataset(lines)
-        tokens = TokenStream(joined, np.concatenate([part.sizes for part in lines]))
-        answers = None if self.cfg.score == "all" else find_answers(tokens, self.dictionary, directory / split)
-        return StreamingDataset(
-            tokens,
-            np.concatenate(documents),
-            self.cfg.tokens_per_sample,
-            self.dictionary.eos(),
-            self.dictionary.pad(),
-            answers=answers,
-        )
+        return TokenStream(joined, np.concatenate([part.sizes for part in lines])), np.concatenate(documents)
 
     def _documents(self, path: Path, num_tokens: int) -> np.ndarray:
         if self.cfg.document_boundaries == "ignore":
@@ -183,7 +217,7 @@ class StreamingLanguageModelingTask(FairseqTask):
 
     def get_batch_iterator(
         self,
-        dataset: StreamingDataset,
+        dataset: StreamingDataset | Prompts,
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
         num_shards: int = 1,
@@ -193,11 +227,23 @@ class StreamingLanguageModelingTask(FairseqTask):
         data_buffer_size: int = 0,
         seed: int = 1,
         **unused: Any,
-    ) -> StreamIterator:
+    ) -> StreamIterator | iterators.EpochBatchIterator:
         """Batches in the order of the text: ``max_sentences`` streams per rank, for ``num_shards`` ranks.
 
-        Nothing is shuffled, filtered or dropped, so fairseq's options for that have no effect.
+        Nothing is shuffled, filtered or dropped, so fairseq's options for that have no effect. Prompts come in batches
+        of at most ``max_sentences``, and of ``max_tokens`` in a segment.
         """
+        if isinstance(dataset, Prompts):
+            return super().get_batch_iterator(
+                dataset,
+                max_tokens,
+                max_sentences,
+                num_shards=num_shards,
+                shard_id=shard_id,
+                num_workers=num_workers,
+                data_buffer_size=data_buffer_size,
+                seed=seed,
+            )
         if max_sentences is None:
             raise InputError(
                 "--batch-size is missing; give it, the number of streams per process, instead of --max-tokens"
@@ -286,8 +332,63 @@ class StreamingLanguageModelingTask(FairseqTask):
             dataset, max_sentences=batch_size or 1, num_workers=num_workers, data_buffer_size=data_buffer_size
         ).next_epoch_itr(shuffle=False)
 
-    def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> None:
-        raise InputError("fairseq's commands cannot generate text with this task; run infformer-generate")
+    def build_generator(
+        self, models: list[FairseqLanguageModel], args: Any, *more: Any, **options: Any
+    ) -> SequenceGenerator:
+        """fairseq's generator for models that continue prompts; InputError names options that do not go together."""
+        for model in models:
+            if not isinstance(model, ContinuesPrompts):
+                raise InputError(
+                    f"a {type(model).__name__} does not read streams; give the --task that it was trained with"
+                )
+        prompted = [model.prompted(self.cfg.tokens_per_sample) for model in models]
+        try:
+            return super().build_generator(prompted, args, *more, **options)
+        except (AssertionError, ValueError) as error:  # of fairseq, with its options' names
+            raise InputError(one_line(error)) from error
+
+    def inference_step(
+        self,
+        generator: SequenceGenerator,
+        models: list[FairseqLanguageModel],
+        sample: dict[str, Any],
+        prefix_tokens: Optional[Tensor] = None,
+        constraints: Optional[Tensor] = None,
+    ) -> list[list[dict[str, Tensor]]]:
+        """Hypotheses of how the prompts of a sample continue, for each of them the best first.
+
+        Args:
+            generator: of ``build_generator``, which has the models. models, prefix_tokens: not used; prompts are read.
+        """
+        prompts = sample["net_input"]
+        for model in generator.model.models:
+            model.read(prompts["src_tokens"], prompts["src_lengths"])
+        return super().inference_step(generator, models, sample, constraints=constraints)
+
+    def build_dataset_for_inference(
+        self, src_tokens: list[Tensor], src_lengths: list[int], constraints: None = None
+    ) -> Prompts:
+        """The prompts that fairseq-interactive has read."""
+        return Prompts(src_tokens, self.cfg.tokens_per_sample, self.dictionary.pad())
+
+    def get_interactive_tokens_and_lengths(
+        self, lines: list[str], encode_fn: Callable[[str], str]
+    ) -> tuple[list[Tensor], list[int]]:
+        """Prompts, one in each line, which their last words do not end."""
+        tokens = [
+            torch.tensor([self.dictionary.index(symbol) for symbol in encode_fn(line).split(" ") if symbol]).long()
+            for line in lines
+        ]
+        return tokens, list(map(len, tokens))
+
+    def build_bpe(self, args: Any) -> Any:
+        """How the data's vocabulary spells text; InputError if an option says how, too."""
+        spelling = spelling_of(data_folders(self.cfg.data)[0], self.dictionary)
+        if args is None:
+            return Symbols(spelling, self.dictionary)
+        if not isinstance(spelling, WordSpelling):
+            raise InputError(f"--bpe {args._name} does not apply, because {self.cfg.data} has its own; leave it out")
+        return super().build_bpe(args)
 
     def max_positions(self) -> None:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import BIN, ROOT, TASK, TINY, one_error, run, run_here
 from fairseq.trainer import Trainer
-from fairseq_cli import eval_lm, generate, interactive, train, validate
+from fairseq_cli import eval_lm, train, validate
 from wrong_inputs import CHECKPOINTS, DATA, EVALUATION, PREPARING, RESET, SCORING, TRAINING, VALIDATION, Wrong
 
 from fairseq_infformer.cli import evaluate, prepare
@@ -119,15 +119,6 @@ def test_fairseq_validate_refuses(row, documents, checkpoint, tmp_path):
         return run_here(validate.cli_main, *without(row.without, arguments), *row.flags)
 
     refused(row._replace(checkpoint="good"), command, documents, checkpoint, tmp_path)
-
-
-@pytest.mark.parametrize("command", [generate, interactive])
-@pytest.mark.parametrize("task", [TASK[2:], ["--task", "language_modeling"], []])
-def test_fairseq_generate_and_interactive_are_refused(command, task, documents, trained):
-    """Whatever the task: fairseq's own would come to an error of theirs, or to advice that helps nobody."""
-    code, text = run_here(command.cli_main, documents, *TASK[:2], *task, "--path", trained[0], "--cpu")
-    assert code == 1
-    assert "cannot generate text with a model of this project; run infformer-generate" in one_error(text)
 
 
 @by_name(SCORING)

@@ -101,8 +101,13 @@ def read_translating(words: list[str]) -> None:
     options.parse_args_and_arch(options.get_generation_parser(), words)
 
 
+def read_prompting(words: list[str]) -> None:
+    options.parse_args_and_arch(options.get_interactive_generation_parser(), words)
+
+
 READERS = {
     "fairseq-generate": read_translating,
+    "fairseq-interactive": read_prompting,
     "fairseq-train": read_training,
     "fairseq-eval-lm": read_scoring,
     **{name: lambda words, of=of: of.build_parser().parse_args(words) for name, of in PROGRAMS.items()},

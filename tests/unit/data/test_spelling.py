@@ -3,8 +3,9 @@
 import pytest
 from fairseq.data import Dictionary
 
-from fairseq_infformer.data.spelling import Continuation, PieceSpelling, TokenizerSpelling, WordSpelling
+from fairseq_infformer.data.spelling import Continuation, PieceSpelling, Symbols, TokenizerSpelling, WordSpelling
 from fairseq_infformer.data.vocabulary import load_sentencepiece, sentencepiece_dictionary, train_sentencepiece
+from fairseq_infformer.vocabulary_files import TokenizerDictionary
 
 TEXT = "Grüße aus Köln\n\nzwei 日本 Wörter und 🙂 mehr\nam Ende ohne Ende"
 
@@ -43,6 +44,16 @@ def test_continuation_adds_up_to_the_text_without_half_characters(spellings):
             continuation = Continuation(spelling, ids[:start])
             parts = [continuation.add(number) for number in ids[start:]]
             assert "".join(parts) == spelling.decode(ids)[len(spelling.decode(ids[:start])) :]
+
+
+def test_symbols_are_separated_by_spaces_and_give_the_text_in_one_line(spellings):
+    for spelling in spellings:
+        dictionary = getattr(spelling, "dictionary", None) or TokenizerDictionary.of(spelling.tokenizer)
+        symbols, line = Symbols(spelling, dictionary), TEXT.replace("\n", " ")
+        encoded = symbols.encode(line)
+        assert len(encoded.split()) == len(spelling.encode(line)) and symbols.decode(encoded).split() == line.split()
+        assert symbols.decode("") == ""
+    assert symbols.decode(symbols.encode("mehr\nam")) == "mehr\\nam"  # of a tokenizer, which spells line ends
 
 
 def test_encode_ends_a_line_only_where_the_text_does():

@@ -1,8 +1,10 @@
 """--arch infinite_former_pretrained: what ``pretrained.attach`` makes, in fairseq."""
 
 import json
+import re
 import shutil
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -13,18 +15,24 @@ import numpy as np
 import preparing
 import small_tokenizer
 import torch
-from command_line import eval_lm, one_error, perplexity, run_here
-from fairseq_cli import train
+from command_line import TASK, eval_lm, one_error, perplexity, run_here
+from fairseq_cli import generate, train
 from omegaconf import OmegaConf
 from pretrained_data import BOOKS, FLAGS, GIBBS, SEGMENT, built, prepare, write_model
 from small_pretrained import base, close
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from fairseq_infformer.cli import evaluate, export
+from fairseq_infformer.cli import evaluate, export, reading
+from fairseq_infformer.cli import generate as generating
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models.pretrained_lm import PretrainedConfig
+from fairseq_infformer.models.text_stream import Stream
 from fairseq_infformer.pretrained import attach
+from fairseq_infformer.tasks.streaming_language_modeling import (
+    StreamingLanguageModelingConfig,
+    StreamingLanguageModelingTask,
+)
 
 COMPRESSIVE = ["--long-term-memory", "compressive", "--compressive-length", 6, "--compressive-rate", 2]
 IN_PYTHON = {"basis": 16, "widths": (0.05, 0.2), "samples": 32, "density": "gibbs"}
@@ -305,6 +313,38 @@ def test_predictions_have_the_loss_of_every_token(data, checkpoint, tmp_path):
     # Per layer: 4 sinks, and window and segment of 8, as wide as 32 channels, and 16 coefficients of as many.
     least = 2 * (4 + 8 + 8 + 16) * 32 * 4
     assert least < found["state_bytes"] < 1.5 * least
+
+
+def test_fairseq_generate_spells_the_continuation_of_each_document(data, checkpoint, capfd):
+    """By the tokenizer, in a line; what the data's vocabulary spells, no other option may."""
+    task = [
+        data,
+        *TASK,
+        "--document-boundaries",
+        "reset",
+        "--path",
+        checkpoint,
+        "--tokens-per-sample",
+        SEGMENT,
+        "--cpu",
+    ]
+    flags = ["--prefix-size", 6, "--beam", 1, "--max-len-b", 9, "--min-len", 0, "--num-workers", 0]
+    code, error = run_here(generate.cli_main, *task, *flags)
+    out = capfd.readouterr().out
+    assert code == 0, error
+    options = ["--path", str(checkpoint), "--data", str(data), "--cpu"]
+    reader = reading.load(generating.build_parser().parse_args(options))
+    for number, text in enumerate(list(BOOKS.values())[:2]):
+        ids = reader.spelling.encode(text)
+        stream = Stream(reader.model, SEGMENT)
+        stream.read(torch.tensor([ids[:6]]))
+        words = reader.spelling.decode(list(generating.generate(stream, 9, temperature=0)))
+        for name, expected in [("S", reader.spelling.decode(ids[:6])), ("D", words)]:
+            [line] = re.findall(rf"^{name}-{number}\t(?:-[\d.]+\t)?(.*)$", out, re.MULTILINE)
+            assert line == expected.replace("\n", "\\n")
+    spelled = StreamingLanguageModelingTask.setup_task(StreamingLanguageModelingConfig(data=str(data)))
+    with pytest.raises(InputError, match=r"--bpe sentencepiece does not apply, because .* has its own; leave it out"):
+        spelled.build_bpe(SimpleNamespace(_name="sentencepiece"))
 
 
 def test_score_answers_scores_what_stands_between_added_tokens(tmp_path):

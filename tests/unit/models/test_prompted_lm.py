@@ -7,7 +7,6 @@ from fairseq.sequence_generator import SequenceGenerator
 from small_model import TYPES, build, build_memformer, run, same_text
 
 from fairseq_infformer.models.prompted_lm import PromptedLM
-from fairseq_infformer.models.text_stream import Stream
 
 SEGMENT, LENGTHS = 5, [12, 23, 0]
 
@@ -18,9 +17,8 @@ def prompts():
 
 
 def generated(model, prompts, **options):
-    stream, prompted = Stream(model, SEGMENT, rows=3), PromptedLM(model)
-    stream.read(prompts, torch.tensor(LENGTHS))
-    prompted.decoder.prompts = stream
+    prompted = PromptedLM(model, SEGMENT)
+    prompted.read(prompts, torch.tensor(LENGTHS))
     dictionary = model.decoder.dictionary
     generator = SequenceGenerator([prompted], dictionary, max_len_a=0, max_len_b=14, **options)
     return generator.generate([prompted], {"net_input": {"src_tokens": prompts}})
@@ -53,3 +51,34 @@ def test_generator_scores_each_hypothesis_as_the_model_scores_its_text(make, set
             log_probs = model.get_normalized_probs((logits, None), log_probs=True)[0] / options.get("temperature", 1.0)
             expected = log_probs.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             same_text(hypothesis["positional_scores"], expected)
+
+
+@torch.no_grad()
+def test_generator_ends_with_the_end_of_text_of_a_pretrained_model(prompts):
+    """Which may have several, or none: then where another text starts. Some of its rows are no words."""
+    pytest.importorskip("transformers")
+    from small_pretrained import COMPRESSIVE, VOCABULARY, attached, close
+
+    from fairseq_infformer.models.pretrained_lm import PretrainedConfig, PretrainedDecoder, PretrainedLM
+    from fairseq_infformer.vocabulary_files import TokenizerDictionary
+
+    dictionary = TokenizerDictionary([f"token{number}" for number in range(VOCABULARY - 3)])
+    attached = attached(segment=SEGMENT, **COMPRESSIVE)
+    model = PretrainedLM(PretrainedConfig(), SEGMENT, PretrainedDecoder(dictionary, attached)).eval()
+    no_words = list(range(VOCABULARY - 3, VOCABULARY))
+    arguments = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0, "suppress_tokens": no_words}
+    for row, length in enumerate(LENGTHS):
+        text = torch.cat([torch.tensor([attached.config.start_token]), prompts[row, :length]])[None]
+        plain = attached.generate(text, attention_mask=torch.ones_like(text), **arguments)[0, 1 + length :].tolist()
+        for ends in (None, plain[7], [plain[7], (plain[7] + 1) % dictionary.num_tokens]):
+            attached.config.text_config.eos_token_id = ends
+            known = ends if isinstance(ends, list) else [ends or attached.config.start_token]
+            [hypothesis] = generated(model, prompts, beam_size=1, min_len=0)[row]
+            *words, end = hypothesis["tokens"].tolist()
+            assert end == dictionary.eos() and words == plain[: len(words)] and not {*known} & {*words}
+            if len(known) == 1:  # several together may be more probable than the best word
+                assert len(words) == (plain.index(known[0]) if known[0] in plain else 14)
+            read = torch.cat([text, torch.tensor([words]).long()], dim=1)
+            last = attached(read).logits[0, -1, : dictionary.num_tokens].log_softmax(-1)
+            close(hypothesis["positional_scores"][-1], last[known].logsumexp(-1))
+        attached.config.text_config.eos_token_id = None

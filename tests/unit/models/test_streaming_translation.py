@@ -11,9 +11,7 @@ from small_translation import FRAMES, STRIDE, R, build, dictionary, speech, targ
 
 from fairseq_infformer.criterions.translation_cross_entropy import TranslationCrossEntropy
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.models.configuration import InfiniteFormerConfig
-from fairseq_infformer.models.streaming_translation import StreamingTranslationConfig
-from fairseq_infformer.plugin.run_checks import refuse_generation
+from fairseq_infformer.plugin.run_checks import check_run
 
 GIBBS = {"long_term_memory": "continuous", "ltm_density": "gibbs", "ltm_basis": 8, "ltm_widths": "0.1,0.2"}
 ENCODERS = [
@@ -122,13 +120,12 @@ def test_build_refuses_settings_in_one_line(settings, message):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize(("config", "refused"), [(StreamingTranslationConfig, False), (InfiniteFormerConfig, True)])
-def test_refuse_generation_lets_speech_be_translated(monkeypatch, tmp_path, config, refused):
-    """Under the name of any architecture."""
+@pytest.mark.parametrize("task", ["streaming_speech_translation", "streaming_language_modeling"])
+def test_check_run_lets_speech_be_translated(task, monkeypatch, tmp_path):
+    """And no model of text, by a task that gives it no streams."""
     (tmp_path / "model.pt").touch()
-    model = OmegaConf.structured(config(_name="some_architecture"))
-    saved = {"cfg": Namespace(model=model)}
+    saved = {"cfg": OmegaConf.create({"task": {"_name": task}})}
     monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: saved)
     cfg = Namespace(common_eval=Namespace(path=str(tmp_path / "model.pt")), task=Namespace(_name="any"))
-    with pytest.raises(InputError) if refused else nullcontext():
-        refuse_generation(cfg)
+    with pytest.raises(InputError) if task == "streaming_language_modeling" else nullcontext():
+        check_run(cfg, "generate")
