@@ -1,9 +1,10 @@
 """Speech translation on a data folder of prepare_speech.sh, with fairseq's own datasets."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from fairseq.checkpoint_utils import load_pretrained_component_from_model
 from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.tasks import register_task
@@ -12,10 +13,22 @@ from fairseq.tasks.speech_to_text import SpeechToTextTask
 from fairseq_infformer.errors import InputError, one_line
 from fairseq_infformer.vocabulary_files import load_dictionary
 
+PRETRAINED = "--load-pretrained-encoder-from"
+
 
 @register_task("streaming_speech_translation")
 class StreamingSpeechTranslationTask(SpeechToTextTask):
     """fairseq's ``speech_to_text``, which reports what is wrong with a data folder in one line."""
+
+    @classmethod
+    def add_args(cls, parser: ArgumentParser) -> None:
+        """Add the task's options."""
+        super().add_args(parser)
+        parser.add_argument(
+            PRETRAINED,
+            metavar="FILE",
+            help="checkpoint whose encoder a training starts with, such as one of speech recognition",
+        )
 
     def __init__(self, args: Namespace, tgt_dict: Dictionary) -> None:
         super().__init__(args, tgt_dict)
@@ -41,9 +54,22 @@ class StreamingSpeechTranslationTask(SpeechToTextTask):
         return cls(args, dictionary)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build the model, which takes the number of features from ``data_cfg``."""
+        """Build the model, which takes the number of features from ``data_cfg``, and let its encoder start as wanted.
+
+        InputError if there is no such encoder in the checkpoint of ``--load-pretrained-encoder-from``.
+        """
         # fairseq's own would write it to the settings, to which nothing can be added.
-        return super(SpeechToTextTask, self).build_model(cfg, from_checkpoint)
+        model = super(SpeechToTextTask, self).build_model(cfg, from_checkpoint)
+        if not from_checkpoint and (file := self.args.load_pretrained_encoder_from):
+            if not Path(file).is_file():
+                raise InputError(f"{PRETRAINED} {file} does not exist; give a checkpoint that does")
+            try:
+                load_pretrained_component_from_model(model.encoder, file)
+            except RuntimeError as error:  # of parameters that differ
+                raise InputError(
+                    f"{PRETRAINED} {file} has no such encoder ({one_line(error)}); train both with the same settings"
+                ) from error
+        return model
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split; InputError if the folder does not have it."""

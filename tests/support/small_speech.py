@@ -1,11 +1,16 @@
 """A corpus of speech translation small enough to prepare in a moment."""
 
 import wave
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
+from fairseq_infformer.models.streaming_translation import StreamingTranslationConfig
 from fairseq_infformer.speech.corpus import write_table
+from fairseq_infformer.tasks.streaming_speech_translation import StreamingSpeechTranslationTask
 
 RATE, BINS = 8000, 12
 TEXTS = {"train": ["eins zwei", "drei", "zwei eins drei"], "valid": ["eins", "zwei"], "test": ["drei eins"]}
@@ -31,3 +36,26 @@ def write_corpus(raw: Path) -> Path:
             )
         write_table(raw / f"{split}.tsv", rows)
     return raw
+
+
+def task(data: Path, **settings: object) -> StreamingSpeechTranslationTask:
+    """The task of a data folder."""
+    known = {"config_yaml": "config.yaml", "seed": 1, "train_subset": "train", "load_pretrained_encoder_from": None}
+    limits = {"max_source_positions": 9000, "max_target_positions": 9000}
+    return StreamingSpeechTranslationTask.setup_task(Namespace(**(known | limits | {"data": str(data)} | settings)))
+
+
+def config(**settings: object) -> Any:
+    """A small model."""
+    small = {
+        "decoder_embed_dim": 16,
+        "decoder_ffn_embed_dim": 16,
+        "decoder_attention_heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "segment_size": 16,
+        "left_context": 8,
+        "right_context": 8,
+        "pre_decision": 4,
+    }
+    return OmegaConf.structured(StreamingTranslationConfig(_name="streaming_translation", **(small | settings)))

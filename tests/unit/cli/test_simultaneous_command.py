@@ -2,31 +2,18 @@
 
 import json
 import re
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from small_speech import BINS, RATE, TEXTS, write_corpus
+from small_speech import BINS, RATE, TEXTS, config, write_corpus
+from small_speech import task as task_of
 
 from fairseq_infformer.cli import prepare_speech, simultaneous
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.models.simultaneous import Word
-from fairseq_infformer.models.streaming_translation import StreamingTranslation, StreamingTranslationConfig
+from fairseq_infformer.models.streaming_translation import StreamingTranslation
 from fairseq_infformer.speech.corpus import write_table
-from fairseq_infformer.tasks.streaming_speech_translation import StreamingSpeechTranslationTask
-
-SMALL = {
-    "decoder_embed_dim": 16,
-    "decoder_ffn_embed_dim": 16,
-    "decoder_attention_heads": 2,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "segment_size": 16,
-    "left_context": 8,
-    "right_context": 8,
-    "pre_decision": 4,
-}
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +31,11 @@ def call(monkeypatch, data: Path, *arguments: object) -> None:
     """The command, with a small model of random weights in place of a checkpoint's."""
 
     def load(path: str, folder: Path) -> tuple:
-        settings = Namespace(data=str(folder), config_yaml="config.yaml", seed=1, train_subset="train")
-        settings.max_source_positions = settings.max_target_positions = 9000
-        task = StreamingSpeechTranslationTask.setup_task(settings)
+        task = task_of(folder)
         torch.manual_seed(0)
-        model = StreamingTranslation.build(StreamingTranslationConfig(**SMALL), task.target_dictionary, BINS).eval()
+        model = StreamingTranslation.build(config(), task.target_dictionary, BINS).eval()
         with torch.no_grad():  # so that it writes words before it ends
-            model.decoder.norm.bias[:] = -model.decoder.embed_tokens.weight[task.target_dictionary.eos()] * 5
+            model.decoder.norm.bias[:] = model.decoder.embed_tokens.weight[task.target_dictionary.index("eins")] * 5
         return model, task
 
     monkeypatch.setattr(simultaneous, "load", load)

@@ -1,18 +1,16 @@
 """Speech corpora as data folders, and what the task reads of them."""
 
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
-from small_speech import BINS, RATE, TEXTS, write_corpus, write_wav
+from small_speech import BINS, RATE, TEXTS, task, write_corpus, write_wav
 
 from fairseq_infformer.cli import prepare_speech
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.speech.log_mel import LogMel
 from fairseq_infformer.speech.wav import read_wav
-from fairseq_infformer.tasks.streaming_speech_translation import StreamingSpeechTranslationTask
 
 SIZES = ("--rate", RATE, "--bins", BINS)
 
@@ -20,12 +18,6 @@ SIZES = ("--rate", RATE, "--bins", BINS)
 def prepare(monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["prepare_speech", *map(str, arguments)])
     prepare_speech.main()
-
-
-def task(data) -> StreamingSpeechTranslationTask:
-    settings = Namespace(data=str(data), config_yaml="config.yaml", max_source_positions=9000, max_target_positions=99)
-    settings.seed, settings.train_subset = 1, "train"
-    return StreamingSpeechTranslationTask.setup_task(settings)
 
 
 def test_main_writes_what_the_task_reads_wherever_the_folder_is(tmp_path, monkeypatch):
