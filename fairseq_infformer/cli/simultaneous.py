@@ -16,6 +16,7 @@ from fairseq_infformer.errors import InputError, install_one_line_messages, one_
 from fairseq_infformer.files import replacing
 from fairseq_infformer.models.simultaneous import Clock, Translator, Word
 from fairseq_infformer.models.streaming_translation import ALL, StreamingTranslation
+from fairseq_infformer.speech.accuracy import word_accuracy
 from fairseq_infformer.speech.corpus import read_table
 from fairseq_infformer.speech.latency import Timing, latency
 from fairseq_infformer.speech.log_mel import SHIFT_MS, LogMel
@@ -105,8 +106,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = rows[: args.utterances]
     rate = audio.features.rate
     samples = [read_wav(Path(row["wav"]), rate) for row in rows]
-    timings, hypotheses, per_segment = [], [], []
+    timings, hypotheses, references, per_segment = [], [], [], []
     for stream in joined(rows, samples, rate, args.join):
+        # By what the policy takes for an utterance: how long it is, and its translation.
+        utterances = [stream] if args.unbroken else [[number] for number in stream]
+        lengths = [sum(len(samples[number]) for number in numbers) for numbers in utterances]
+        texts = [" ".join(rows[number]["tgt_text"] for number in numbers) for numbers in utterances]
         if not args.quiet:
             print(f"{rows[stream[0]]['id']}:", end="", flush=True)
 
@@ -115,7 +120,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 symbol = task.target_dictionary[token]
                 print(symbol.replace(PIECE, " ") if pieces else f" {symbol}", end="", flush=True)
 
-        lengths = [len(samples[number]) for number in stream]
         translator = Translator(
             model,
             args.wait_k,
@@ -129,17 +133,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if not args.quiet:
             print()
         per_segment += translator.encoder_times
-        for number, words in zip(stream, translator.translations):
+        for length, reference, words in zip(lengths, texts, translator.translations):
             text = spelled(words, task.target_dictionary, pieces)
-            source = 1000 * len(samples[number]) / rate
+            source = 1000 * length / rate
             delays = [min(delay, source) for _, delay, _ in text]
-            timings.append(Timing(source, len(rows[number]["tgt_text"].split()), delays, [late for _, _, late in text]))
+            timings.append(Timing(source, len(reference.split()), delays, [late for _, _, late in text]))
             hypotheses.append(" ".join(word for word, _, _ in text))
-    references = [[row["tgt_text"] for row in rows]]
+            references.append(reference)
     return {
         "utterances": len(rows),
-        "BLEU": sacrebleu.corpus_bleu(hypotheses, references).score,
-        "chrF": sacrebleu.corpus_chrf(hypotheses, references).score,
+        "word accuracy": word_accuracy(hypotheses, references),
+        "BLEU": sacrebleu.corpus_bleu(hypotheses, [references]).score,
+        "chrF": sacrebleu.corpus_chrf(hypotheses, [references]).score,
         **latency(timings),
         "ms per segment": sum(per_segment) / max(1, len(per_segment)),
         "ms of the last tenth of segments": float(np.mean(per_segment[-max(1, len(per_segment) // 10) :] or [0.0])),
@@ -171,6 +176,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="join utterances of a speaker to streams of this length: the memory stays, the policy begins anew with "
         "each (default: one stream per utterance)",
+    )
+    parser.add_argument(
+        "--unbroken",
+        action="store_true",
+        help="treat each stream as one utterance: the policy does not begin anew in it",
     )
     parser.add_argument(
         "--step",

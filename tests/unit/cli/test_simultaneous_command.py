@@ -64,6 +64,17 @@ def test_main_joins_the_utterances_of_a_stream(data, monkeypatch, capsys):
     assert "train-0:" in printed and "train-1:" not in printed and "utterances: 3" in printed
 
 
+def test_main_reports_an_unbroken_stream_as_one_translation(data, monkeypatch, tmp_path):
+    found = {}
+    for flags in ((), ("--unbroken",)):
+        call(monkeypatch, data, "--split", "train", "--join", 60, "--json", tmp_path / "figures.json", *flags)
+        found[flags] = json.loads((tmp_path / "figures.json").read_text())
+    whole = " ".join(TEXTS["train"])
+    # The model writes eins alone: as many mistakes as there are other words, if it writes as many, or more.
+    assert found["--unbroken",]["word accuracy"] <= 100 * whole.split().count("eins") / len(whole.split())
+    assert found["--unbroken",]["DAL"] > found[()]["DAL"]  # of longer speech
+
+
 def test_joined_keeps_speakers_apart_and_ends_long_streams():
     rows = [{"speaker": name} for name in "aaaab"]
     audio = [torch.zeros(RATE)] * 5
