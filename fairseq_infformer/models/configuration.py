@@ -27,6 +27,8 @@ AT_LEAST = {
     "decoder_attention_heads": 1,
     "max_target_positions": 1,
     "stm_length": 0,
+    "pointer_length": 0,
+    "pointer_half_life": 1,
 }
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout")
 
@@ -187,6 +189,14 @@ class InfiniteFormerConfig(TransformerConfig):
     attention_bias: bool = field(
         default=False, metadata={"help": "give the projections of attention biases, as in GPT-2"}
     )
+    pointer_length: int = field(
+        default=0,
+        metadata={
+            "help": "pointer: words of the text before that the output layer can point at, half of them the last ones "
+            "and half those that surprised it most; 0: no pointer"
+        },
+    )
+    pointer_half_life: int = field(default=1024, metadata={"help": "pointer: words after which a surprise counts half"})
 
 
 # ---- Values of a long-term memory's options
@@ -287,6 +297,11 @@ def check_settings(cfg: InfiniteFormerConfig) -> None:
         raise InputError(
             "--position-encoding learned starts over in every segment, so a short-term memory would repeat positions; "
             f"give --stm-length 0 instead of {cfg.stm_length}"
+        )
+    if cfg.pointer_length and cfg.adaptive_softmax_cutoff is not None:
+        raise InputError(
+            f"--pointer-length {cfg.pointer_length} needs the logits of all words, which --adaptive-softmax-cutoff "
+            f"{cfg.adaptive_softmax_cutoff} does not compute; leave one out"
         )
 
 

@@ -11,15 +11,23 @@ from torch.utils.checkpoint import checkpoint
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
 from fairseq_infformer.modules.memories import Figure
+from fairseq_infformer.modules.pointer import Pointer, PointerState
 from fairseq_infformer.modules.streams import Piece, StreamState
 
 from .configuration import InfiniteFormerConfig
 from .token_decoder import TokenDecoder
 from .vocabulary_layers import position_embedding
 
+# Of a layer or of the pointer, between two segments and anywhere in one.
+State = LayerState | PointerState
+Stream = StreamState | PointerState
+
 
 class InfiniteFormerDecoder(TokenDecoder):
-    """Embeds a segment and passes it through the layers."""
+    """Embeds a segment and passes it through the layers.
+
+    With a pointer, which has a state as the layers have, the logits take the place of the last hidden states.
+    """
 
     cfg: InfiniteFormerConfig
 
@@ -29,19 +37,26 @@ class InfiniteFormerDecoder(TokenDecoder):
         dictionary: Dictionary,
         embed_tokens: nn.Module,
         layers: list[InfiniteFormerLayer],
+        pointer: Optional[Pointer] = None,
     ) -> None:
         super().__init__(cfg, dictionary, embed_tokens)
         self.embed_positions = position_embedding(cfg)
         self.layers = nn.ModuleList(layers)
         self.add_output()
+        self.pointer = pointer
 
-    def initial_state(self, batch_size: int) -> tuple[LayerState, ...]:
+    @property
+    def parts(self) -> list[nn.Module]:
+        """What has a state, in their order: the layers, and the pointer if there is one."""
+        return [*self.layers, *filter(None, [self.pointer])]
+
+    def initial_state(self, batch_size: int) -> tuple[State, ...]:
         like = self.final_norm.weight.new_zeros(batch_size, 1, self.cfg.decoder_embed_dim)
-        return tuple(layer.initial_state(like) for layer in self.layers)
+        return tuple(part.initial_state(like) for part in self.parts)
 
     def read_segment(
-        self, before: tuple[LayerState, ...], segment: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[tuple[LayerState, ...], tuple[Tensor, list[dict[str, Figure]]]]:
+        self, before: tuple[State, ...], segment: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[tuple[State, ...], tuple[Tensor, list[dict[str, Figure]]]]:
         tokens, in_row, empty = segment
         x = F.dropout(self.embed(tokens), self.cfg.dropout, self.training)
         after = []
@@ -57,22 +72,34 @@ class InfiniteFormerDecoder(TokenDecoder):
             for layer, state in zip(self.layers, after)
             if state.report is not None
         ]
-        return tuple(after), (self.final_norm(x), figures)
+        x = self.final_norm(x)
+        if self.pointer is not None:
+            x, then = self.pointer(x, tokens, in_row, before[-1].reset(empty), super().output_layer)
+            after.append(self.pointer.between_segments(then))
+        return tuple(after), (x, figures)
 
-    def empty_streams(self, batch_size: int) -> tuple[StreamState, ...]:
-        return tuple(layer.empty_stream(batch_size) for layer in self.layers)
+    def empty_streams(self, batch_size: int) -> tuple[Stream, ...]:
+        return tuple(part.empty_stream(batch_size) for part in self.parts)
 
     def read_piece(
-        self, piece: Piece, tokens: Tensor, streams: tuple[StreamState, ...]
-    ) -> tuple[Tensor, tuple[StreamState, ...]]:
+        self, piece: Piece, tokens: Tensor, streams: tuple[Stream, ...]
+    ) -> tuple[Tensor, tuple[Stream, ...]]:
         x, after = self.embed(tokens, piece.start), []
-        for layer, stream in zip(self.layers, streams, strict=True):
+        for layer, stream in zip(self.layers, streams):
             x, then = layer.read_piece(x, piece, stream)
             after.append(then)
-        return self.final_norm(x), tuple(after)
+        x = self.final_norm(x)
+        if self.pointer is not None:
+            before = self.pointer.drop(streams[-1], piece.full)
+            x, then = self.pointer(x, tokens, piece.lengths, before, super().output_layer)
+            after.append(then)
+        return x, tuple(after)
 
-    def between_segments(self, streams: tuple[StreamState, ...]) -> tuple[LayerState, ...]:
-        return tuple(layer.between_segments(stream) for layer, stream in zip(self.layers, streams, strict=True))
+    def between_segments(self, streams: tuple[Stream, ...]) -> tuple[State, ...]:
+        return tuple(part.between_segments(stream) for part, stream in zip(self.parts, streams, strict=True))
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        return super().output_layer(features) if self.pointer is None else features
 
     def embed(self, tokens: Tensor, start: Optional[Tensor] = None) -> Tensor:
         """The vectors (B, T, C) of tokens (B, T), which are those of their segments from ``start`` (B,) on."""

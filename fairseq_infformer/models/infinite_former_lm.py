@@ -3,7 +3,7 @@
 import argparse
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from fairseq.data import Dictionary
 from fairseq.models import register_model
@@ -11,6 +11,7 @@ from fairseq.models import register_model
 from fairseq_infformer.errors import InputError, one_line
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
 from fairseq_infformer.modules.memories import LongTermMemory, SettingError
+from fairseq_infformer.modules.pointer import Pointer
 from fairseq_infformer.vocabulary_files import DICTIONARY, load_dictionary
 
 from . import export_format
@@ -18,6 +19,7 @@ from .configuration import (
     InfiniteFormerConfig,
     check_settings,
     layers_with_memory,
+    mark_as_memory,
     memory_settings,
     named_as_typed,
     registered_memory,
@@ -96,7 +98,7 @@ def build_decoder(cfg: InfiniteFormerConfig, dictionary: Dictionary) -> Infinite
     embed_tokens = input_embedding(cfg, dictionary)
     with_memory = layers_with_memory(cfg, cfg.decoder_layers)
     layers = [build_layer(cfg, number, number in with_memory) for number in range(cfg.decoder_layers)]
-    return InfiniteFormerDecoder(cfg, dictionary, embed_tokens, layers)
+    return InfiniteFormerDecoder(cfg, dictionary, embed_tokens, layers, build_pointer(cfg))
 
 
 def build_layer(cfg: InfiniteFormerConfig, number: int, with_memory: bool) -> InfiniteFormerLayer:
@@ -114,6 +116,15 @@ def build_layer(cfg: InfiniteFormerConfig, number: int, with_memory: bool) -> In
         position_encoding=str(cfg.position_encoding),
         attention_bias=cfg.attention_bias,
     )
+
+
+def build_pointer(cfg: InfiniteFormerConfig) -> Optional[Pointer]:
+    """The pointer that ``cfg`` asks for, if it does."""
+    if not cfg.pointer_length:
+        return None
+    pointer = Pointer(cfg.decoder_embed_dim, cfg.pointer_length, cfg.pointer_half_life, str(cfg.ltm_ablation))
+    mark_as_memory(pointer)
+    return pointer
 
 
 def build_long_term_memory(cfg: InfiniteFormerConfig, layer: int) -> LongTermMemory:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 # Of what changes its shape with the text; all else has one shape in all files of a model.
-OF_THE_TEXT = (".segment.", ".report.", ".before.")
+OF_THE_TEXT = (".segment.", ".report.", ".before.", ".pairs.")
 
 
 class Stream:

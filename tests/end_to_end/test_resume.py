@@ -69,7 +69,7 @@ def assert_equal(one: object, other: object) -> None:
 @pytest.mark.parametrize(
     ("ranks", "kill_at", "more"),
     [
-        (1, 7, ["--batch-size", 4, "--dropout", 0.1, "--ltm-sampling", "sticky", *RESET]),
+        (1, 7, ["--batch-size", 4, "--dropout", 0.1, "--ltm-sampling", "sticky", "--pointer-length", 32, *RESET]),
         (1, 9, ["--batch-size", 6, "--update-freq", 3, "--attention-dropout", 0.1, "--num-workers", 2]),
         (2, 11, ["--batch-size", 3, "--dropout", 0.1, "--ltm-sampling", "sticky", "--ltm-contraction", "fixed"]),
         (

@@ -29,6 +29,8 @@ VARIANTS = [
     {"long_term_memory": "bank", "bank_length": 2},
     {"long_term_memory": "heavy-hitters", "hitters_length": 6},
     {"long_term_memory": "slots", "slots_count": 3},
+    {"pointer_length": 4, "pointer_half_life": 8},
+    {"pointer_length": 50, "long_term_memory": "none"},
 ]
 
 

@@ -26,6 +26,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
     },
     "slots": {"long_term_memory": "slots", "slots_count": 3},
     "no short-term memory": {"stm_length": 0},
+    "pointer": {"long_term_memory": "none", "pointer_length": 6},
 }
 DROPOUT = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2}
 ADAPTIVE = {
@@ -68,7 +69,7 @@ def test_bptt_gradients_equal_a_loop_over_segments_and_layers(memory):
 
 
 @pytest.mark.parametrize(
-    "memory", ["none", "continuous", "fixed", "mixed", "compressive mean", "slots", "no short-term memory"]
+    "memory", ["none", "continuous", "fixed", "mixed", "compressive mean", "slots", "no short-term memory", "pointer"]
 )
 def test_bptt_gradients_equal_differences_of_the_loss(memory):
     model = build(**MEMORIES[memory]).train().double()

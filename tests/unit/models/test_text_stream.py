@@ -19,6 +19,7 @@ MODELS = [
     (build, {"long_term_memory": "compressive", "compressive_length": 4, "compressive_rate": 2}),
     (build, {"long_term_memory": "heavy-hitters", "hitters_length": 6}),
     (build, {"long_term_memory": "slots", "slots_count": 3}),
+    (build, {"pointer_length": 6}),
     (build_memformer, {}),
 ]
 
