@@ -21,7 +21,7 @@ from recipes.runs import Record
 
 
 class Headroom(NamedTuple):
-    """A memory between its two ends, by seed; losses are log perplexities per token.
+    """A memory between its two ends; losses are log perplexities per token, by seed.
 
     Times are those of the memory's runs over those of the short window's, means over seeds. They are of use where both
     ran with the same beside them.
@@ -29,28 +29,29 @@ class Headroom(NamedTuple):
 
     memory: str
     group: object  # the value of the field "by"
-    short: list[float]
-    losses: list[float]
-    long: list[float]
-    zeroed: list[float]
-    swapped: list[float]
+    short: dict[int, float]
+    losses: dict[int, float]
+    long: dict[int, float]
+    zeroed: dict[int, float]
+    swapped: dict[int, float]
     update_time: float  # of an update of the training
     token_time: float  # of scoring a token
 
     @property
     def share(self) -> Optional[list[float]]:
-        """Of each seed; of a single seed of short or long, all share it. None where there is no headroom."""
+        """Of each seed that both ends have; of a single seed of short or long, all share it. None where there is no
+        headroom, or no seed."""
         short, long = (
-            ends if len(ends) == len(self.losses) else [runs.mean(ends)] * len(self.losses)
-            for ends in (self.short, self.long)
+            dict.fromkeys(self.losses, *ends.values()) if len(ends) == 1 else ends for ends in (self.short, self.long)
         )
-        if any(a <= b for a, b in zip(short, long)):
+        seeds = self.losses.keys() & short.keys() & long.keys()
+        if not seeds or any(short[seed] <= long[seed] for seed in seeds):
             return None
-        return [(a - loss) / (a - b) for a, loss, b in zip(short, self.losses, long)]
+        return [(short[seed] - self.losses[seed]) / (short[seed] - long[seed]) for seed in sorted(seeds)]
 
-    def worse_by(self, losses: list[float]) -> list[float]:
-        """By how much perplexities are above those of the memory as it is, in percent."""
-        return [100 * math.expm1(other - own) for other, own in zip(losses, self.losses)]
+    def worse_by(self, losses: dict[int, float]) -> list[float]:
+        """By how much perplexities are above those of the memory as it is, in percent, by the seeds that both have."""
+        return [100 * math.expm1(losses[seed] - own) for seed, own in self.losses.items() if seed in losses]
 
 
 def loss(score: Record) -> float:
@@ -69,10 +70,10 @@ def of(results: Record) -> list[Headroom]:
         found = [run for run in results["runs"] if run["memory"] == name and run.get(by) in (group, None)]
         return sorted(found, key=lambda run: run["seed"])
 
-    def losses(name: str, group: object, part: str = split) -> list[float]:
-        scores = [run.get(part) for run in scored(name, group)]
+    def losses(name: str, group: object, part: str = split) -> dict[int, float]:
+        scores = {run["seed"]: run.get(part) for run in scored(name, group)}
         # infformer-eval gives null for a loss that is infinite.
-        return [loss(score) for score in scores if score and score["nll"] is not None]
+        return {seed: loss(score) for seed, score in scores.items() if score and score["nll"] is not None}
 
     memories = []
     for group in dict.fromkeys(run.get(by) for run in results["runs"]):
@@ -80,7 +81,7 @@ def of(results: Record) -> list[Headroom]:
             short, own, long = (losses(name, group) for name in (settings["short"], memory, settings["long"]))
             if short and own and long:
                 ablated = (losses(memory, group, part) for part in ("zero", "swap"))
-                both = scored(memory, group), scored(settings["short"], group)
+                both = [[run for run in scored(name, group) if run.get(split)] for name in (memory, settings["short"])]
                 times = (
                     ratio(*([run["seconds"] / run["updates"] for run in each] for each in both)),
                     ratio(*([run[split]["seconds"] / run[split]["tokens"] for run in each] for each in both)),
@@ -113,7 +114,8 @@ def table(logs: dict[str, Record]) -> str:
             settings = results["headroom"]
             group = f", {settings['by']} {one.group}" if one.group is not None else ""
             perplexities = [
-                runs.spread([math.exp(loss) for loss in losses], 2) for losses in (one.short, one.losses, one.long)
+                runs.spread([math.exp(loss) for loss in losses.values()], 2)
+                for losses in (one.short, one.losses, one.long)
             ]
             row = [f"{settings['corpus']}{group}", one.memory, str(len(one.losses)), *perplexities, *cells(one)]
             rows.append([*row, f"[{name}](results/{name}.json)"])

@@ -64,7 +64,9 @@ class Pretrained(LanguageModels):
         "score": "score the splits, memories also zeroed and swapped between documents",
         "summarize": "perplexity and share of headroom: a table, results.json and plots",
     }
-    raw_help = "a folder with folders train, valid and, if wanted, test: one text file per novel"
+    raw_help = (
+        "a folder with folders train, valid and, if wanted, test: one text file per novel, an even number to be scored"
+    )
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -96,6 +98,9 @@ class Pretrained(LanguageModels):
             die(f"--model {self.model_folder} has no config.json; give the folder of a pretrained model")
         if self.options.splits not in ("valid", "test", "valid,test"):
             die(f"--splits must be valid, test or valid,test, got {self.options.splits}")
+        raw = self.options.raw
+        if raw and "test" in self.options.splits and not self.options.dry_run and not (raw / "test").is_dir():
+            die(f"--raw {raw} has no folder test; add it, or give --splits valid")
         if self.size.span % self.segment:
             die(f"--segment must divide {self.size.span}, the tokens of a stream per update, got {self.segment}")
         if not (self.options.raw or self.is_binarised) and self.options.stage <= 2 <= self.options.stop_stage:
@@ -136,6 +141,7 @@ class Pretrained(LanguageModels):
         folders = ["--raw", str(self.options.raw), "--dest", str(whole)]
         lengths = {"--train": size.pieces, "--scored": size.scored}
         cuts = [word for option, (first, last) in lengths.items() for word in (option, f"{first},{last}")]
+        cuts += ["--streams", str(size.streams)]
         return [
             Command([str(ROOT / "preprocess/prepare.sh"), *folders, *level]),
             self.python("recipes.pretrained.pieces", whole, self.scored, *cuts),

@@ -81,6 +81,11 @@ def make(args: argparse.Namespace, made_from: dict[str, object], folder: Path) -
                     f"every document of {split} must have at least {end} tokens, got one of {shortest}; give longer "
                     "texts"
                 )
+            if len(documents) % args.streams:
+                raise InputError(
+                    f"{split} has {len(documents)} documents, but is scored in {args.streams} streams of as many "
+                    f"documents each; give a multiple of {args.streams}"
+                )
             documents = [document[first:end] for document in documents]
         splits[split] = write(folder, split, documents, args.whole)
         print(f"{split}: " + ", ".join(f"{number:,} {name}" for name, number in splits[split].items()), flush=True)
@@ -90,8 +95,8 @@ def make(args: argparse.Namespace, made_from: dict[str, object], folder: Path) -
 
 def bounds(text: str) -> tuple[int, int]:
     first, _, last = text.partition(",")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise argparse.ArgumentTypeError(f"takes two numbers, the lower one first, as 4096,16384, got {text}")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"takes two positive numbers, the lower one first, as 4096,16384, got {text}")
     return int(first), int(last)
 
 
@@ -101,6 +106,9 @@ def main() -> None:
     parser.add_argument("dest", type=Path, help="data folder to write")
     parser.add_argument("--train", type=bounds, required=True, metavar="N,N", help="tokens of a training document")
     parser.add_argument("--scored", type=bounds, required=True, metavar="N,N", help="tokens of the others to keep")
+    parser.add_argument(
+        "--streams", type=int, default=1, help="in which the other splits will be scored (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the cuts (default: %(default)s)")
     args = parser.parse_args()
     check_noted_dictionary(args.whole)

@@ -2,6 +2,7 @@
 --raw RAW"""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from fairseq_infformer.data.corpus import files_of, find_splits
@@ -50,7 +51,10 @@ def main() -> None:
     if args.dest.exists():
         print(f"{args.dest} exists: nothing to do")
         return
-    write(args.dest, files_of(find_splits(args.raw)["train"]))
+    partial = args.dest.with_name(f"{args.dest.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial, files_of(find_splits(args.raw)["train"]))
+    partial.rename(args.dest)
 
 
 if __name__ == "__main__":

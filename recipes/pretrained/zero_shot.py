@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fairseq_infformer.errors import InputError, install_one_line_messages
 from fairseq_infformer.pretrained import attach
 from recipes import runs
 
@@ -58,7 +59,7 @@ def read(folder: Path, files: list[Path], count: int) -> Tensor:
     texts = [tokenizer(file.read_text(encoding="utf-8"))["input_ids"] for file in files]
     for file, text in zip(files, texts):
         if len(text) <= count:
-            raise SystemExit(f"error: {file} has {len(text):,} tokens; give longer texts, or --tokens {len(text) - 1}")
+            raise InputError(f"{file} has {len(text):,} tokens; give longer texts, or --tokens {len(text) - 1}")
     return torch.tensor([text[: count + 1] for text in texts])
 
 
@@ -88,4 +89,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    install_one_line_messages()
     main()

@@ -68,7 +68,7 @@ class TestBank(MemoryContract):
 
 class TestHeavyHitters(MemoryContract):
     def make(self) -> LongTermMemory:
-        return build("heavy-hitters", length=14)
+        return build("heavy-hitters", length=14, half_life=8)
 
 
 class TestYourOwn(MemoryContract):

@@ -27,7 +27,7 @@ VARIANTS = [
     {"long_term_memory": "compressive", "compressive_function": "max", "position_encoding": "rope"},
     {"long_term_memory": "compressive", "position_encoding": "learned", "stm_length": 0, "attention_bias": True},
     {"long_term_memory": "bank", "bank_length": 2},
-    {"long_term_memory": "heavy-hitters", "hitters_length": 6},
+    {"long_term_memory": "heavy-hitters", "hitters_length": 6, "hitters_half_life": 8},
     {"long_term_memory": "slots", "slots_count": 3},
     {"pointer_length": 4, "pointer_half_life": 8},
     {"pointer_length": 50, "long_term_memory": "none"},

@@ -22,7 +22,7 @@ CONTINUOUS = {"memory": "continuous", "basis": 16, "widths": (0.05, 0.2), "sampl
 GIBBS = CONTINUOUS | {"density": "gibbs"}
 COMPRESSIVE = {"memory": "compressive", "length": 6, "rate": 2}
 BANK = {"memory": "bank", "length": 3}
-HITTERS = {"memory": "heavy-hitters", "length": 12}
+HITTERS = {"memory": "heavy-hitters", "length": 12, "half_life": 16}
 
 
 def base(architecture: str = "llama", **settings: Any) -> PreTrainedModel:

@@ -162,7 +162,8 @@ class InfiniteFormerLayer(nn.Module):
         if self.long_term_memory is not None:
             read = self.long_term_memory.read(query, hidden, lengths, long_term, self.attention)
         if read.extra is not None:
-            before = read.extra.append(before.from_left(), before.lengths)
+            extra = read.extra._replace(hidden=read.extra.hidden.to(hidden.dtype))  # a memory may be more exact
+            before = extra.append(before.from_left(), before.lengths)
         mask = attention_mask(before, x.shape[1])
         context = self.attention(query, torch.cat([before.hidden, hidden], dim=1), mask)
         context = context if read.context is None else context + read.context

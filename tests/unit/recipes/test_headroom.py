@@ -44,6 +44,16 @@ def test_share_is_of_each_seed_with_its_own_ends_and_of_each_group():
     assert found[0].share == pytest.approx([0.1 / 0.5, 0.2 / 0.6]) and found[1].share == pytest.approx([1 / 3])
 
 
+def test_seeds_are_compared_with_themselves_and_a_diverged_one_with_none():
+    runs = [run("a", 4.0 + seed, seed) for seed in (1, 2)]
+    runs += [run("b", 3.9 + seed, seed, **({"swap": 4.0 + seed} if seed == 2 else {})) for seed in (1, 2, 3)]
+    runs += [run("c", 3.0 + seed, seed) for seed in (1, 2)]
+    runs[2]["test"]["nll"] = None  # it diverged
+    (one,) = headroom.of(results(*runs))
+    assert one.share == pytest.approx([0.1]) and sorted(one.losses) == [2, 3]
+    assert one.worse_by(one.swapped) == pytest.approx([100 * math.expm1(0.1)])
+
+
 def test_memory_without_both_ends_has_no_share():
     assert headroom.of(results(run("a", 4.0), run("b", 3.9))) == [] == headroom.of({"runs": [run("b", 1.0)]})
     (none,) = headroom.of(results(run("a", 4.0), run("b", 3.9), run("c", 4.0)))

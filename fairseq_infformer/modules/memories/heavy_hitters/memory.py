@@ -105,11 +105,15 @@ class HeavyHitterMemory(LongTermMemory):
         reset: Optional[Tensor] = None,
         report: Optional[Received] = None,
     ) -> HeavyHitterState:
-        scores = state.scores if report is None else self._scores(state.scores, report)
-        if reset is not None:
-            state = state.reset(reset)
         if lengths is None:
             lengths = torch.full_like(state.slots.lengths, new.shape[1])
+        scores = state.scores
+        if report is not None:
+            # Rows to which nothing is written are still being read: their scores wait.
+            written = (lengths > 0).to(scores.device)[:, None]
+            scores = torch.where(written, self._scores(scores, report), scores)
+        if reset is not None:
+            state = state.reset(reset)
         slots = state.slots._replace(hidden=state.slots.hidden.to(new.dtype))
         slots = slots.append(zero_pads(new, lengths), lengths)
         scored = ShortTermMemory(scores[:, :, None], state.slots.lengths)
