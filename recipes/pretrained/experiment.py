@@ -99,7 +99,7 @@ class Pretrained(LanguageModels):
         if self.options.splits not in ("valid", "test", "valid,test"):
             die(f"--splits must be valid, test or valid,test, got {self.options.splits}")
         raw = self.options.raw
-        if raw and "test" in self.options.splits and not self.options.dry_run and not (raw / "test").is_dir():
+        if raw and raw.is_dir() and "test" in self.options.splits and not (raw / "test").is_dir():
             die(f"--raw {raw} has no folder test; add it, or give --splits valid")
         if self.size.span % self.segment:
             die(f"--segment must divide {self.size.span}, the tokens of a stream per update, got {self.segment}")
