@@ -20,7 +20,7 @@ class Memory(NamedTuple):
     @property
     def is_none(self) -> bool:
         """Whether it is no long-term memory at all."""
-        return self.options.get("long-term-memory") == "none"
+        return self.options.get("long-term-memory") == "none" and "pointer-length" not in self.options
 
     @property
     def bptt_segments(self) -> int:
@@ -80,9 +80,10 @@ TABLE = (
     Memory("slots", "Memformer's slots", "#0891b2", "-", {"long-term-memory": "slots"}),
 )
 # Recipes take these where they are asked for. `memformer` is a model of its own, see recipes/memformer/model.py;
-# `none-1024` is what a memory can hope to come up to.
+# `none-1024` is what a memory can hope to come up to; `pointer` keeps as much as 256 / l vectors in each of l layers.
 MORE = (
     Memory(LONG, "Transformer-XL, 1,024 tokens", "#111827", "--", {"long-term-memory": "none", "stm-length": "1024"}),
+    Memory("pointer", "pointer", "#9333ea", "-", {"long-term-memory": "none", "pointer-length": "256"}),
     Memory("slots1", "a single slot", "#0891b2", "-.", {"long-term-memory": "slots", "slots-count": "1"}),
     Memory("memformer", "Memformer", "#b91c1c", "-", {"arch": "memformer_lm"}),
 )

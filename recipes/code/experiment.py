@@ -15,7 +15,7 @@ SIZES = {
         width=256, heads=8, ffn=1024, segment=32, recent=64, basis=128, batch=64, streams=16, save_interval=200,
         vocabulary=8000, model="--arch infinite_former_lm --decoder-layers 4 --dropout 0",
         training=f"{ADAM} --lr 2e-3 --adam-betas (0.9,0.98) --warmup-updates 100 --max-update 1000",
-        memories=(SHORT, "compressive", "continuous", "heavy-hitters", LONG)),
+        memories=(SHORT, "compressive", "continuous", "heavy-hitters", "pointer", LONG)),
 }
 # fmt: on
 

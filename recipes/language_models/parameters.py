@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 
 from fairseq_infformer.modules import memories
 from fairseq_infformer.modules.layers import InfiniteFormerLayer
+from fairseq_infformer.modules.pointer import Pointer
 from recipes.memories import MEMORIES
 
 REFERENCE = "continuous"  # whose models have the width that a size gives
@@ -31,14 +32,23 @@ def ffn_width(
 
 @lru_cache
 def parameters(embed_dim: int, num_heads: int, ffn_dim: int, memory: str, arguments: tuple[str, ...]) -> int:
-    """Parameters of a layer with a memory."""
-    layer = InfiniteFormerLayer(embed_dim, num_heads, ffn_dim, 0, built(embed_dim, num_heads, memory, arguments))
-    return sum(parameter.numel() for parameter in layer.parameters())
+    """Parameters of all layers with a memory, and of the pointer if it is one."""
+    given = options(memory, arguments)
+    parts = [InfiniteFormerLayer(embed_dim, num_heads, ffn_dim, 0, built(embed_dim, num_heads, memory, arguments))]
+    parts *= int(given.get("--decoder-layers", 1))
+    if length := int(given.get("--pointer-length", 0)):
+        parts.append(Pointer(embed_dim, length, half_life=1))
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def options(memory: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Those of a memory, which replace those among ``arguments``."""
+    return dict(pairwise(arguments)) | {f"--{name}": value for name, value in MEMORIES[memory].options.items()}
 
 
 def built(embed_dim: int, num_heads: int, memory: str, arguments: Sequence[str]) -> Any:
     """A memory with its settings among ``arguments``; None for none."""
-    given = dict(pairwise(arguments)) | {f"--{name}": value for name, value in MEMORIES[memory].options.items()}
+    given = options(memory, arguments)
     name = given["--long-term-memory"]
     if name == "none":
         return None

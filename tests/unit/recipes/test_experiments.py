@@ -59,6 +59,14 @@ def test_ffn_width_gives_every_memory_as_many_parameters(name, size, compressive
     }
 
 
+def test_ffn_width_counts_the_pointer_of_the_model():
+    made = experiment("code", "--memory", "pointer,none")
+    pointer, none = (made.training(memory, 1) for memory in ("pointer", "none"))
+    widths = [int(words[words.index("--decoder-ffn-embed-dim") + 1]) for words in (pointer, none)]
+    # A unit of the networks has 2 · 256 + 1 weights in each of 4 layers, the pointer 256² + 1.
+    assert widths == [1375, 1407] and abs(4 * 513 * (widths[1] - widths[0]) - (256**2 + 1)) < 4 * 513
+
+
 def test_another_memory_is_a_row_of_the_table(monkeypatch):
     """It is asked how many parameters it has, and every recipe takes it."""
     row = memories.Memory("wide", "", "", "", {"long-term-memory": "continuous", "ltm-basis": "512"})
