@@ -13,7 +13,6 @@ from fairseq import checkpoint_utils
 from torch import Tensor
 
 from fairseq_infformer.errors import InputError, install_one_line_messages, one_line, option
-from fairseq_infformer.files import replacing
 from fairseq_infformer.models.simultaneous import Clock, Translator, Word
 from fairseq_infformer.models.streaming_translation import ALL, StreamingTranslation
 from fairseq_infformer.speech.accuracy import word_accuracy
@@ -192,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--utterances", type=int, metavar="N", help="the first N of the split (default: all)")
     parser.add_argument("--real-time", action="store_true", help="let audio take its time, rather than count it")
     parser.add_argument("--quiet", action="store_true", help="print no words")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", action="store_true", help="print the figures alone, as JSON")
     return parser
 
 
@@ -201,14 +200,13 @@ def main() -> None:
     for name in ("step", "utterances"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise InputError(f"{option(name)} must be 1 or more, got {value}")
-    if args.json and not args.json.resolve().parent.is_dir():
-        raise InputError(f"--json {args.json} cannot be written, because its folder does not exist; make it first")
+    args.quiet |= args.json
     figures = run(args)
+    if args.json:
+        print(json.dumps(figures, indent=2))
+        return
     for name, value in figures.items():
         print(f"{name}: {value if isinstance(value, int) else round(value, 3)}")
-    if args.json:
-        with replacing(args.json) as file:
-            file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
