@@ -64,7 +64,9 @@ def choose(log_probs: Tensor, temperature: float, top_p: float, generator: torch
     """A word (B,) for each row of ``log_probs`` (B, V), of the most probable ones that together have ``top_p``."""
     if temperature == 0:
         return log_probs.argmax(-1)
-    probs, order = (log_probs.double().cpu() / temperature).softmax(-1).sort(-1, descending=True)
+    log_probs = log_probs.double().cpu()
+    log_probs = log_probs - log_probs.amax(-1, keepdim=True)  # 0 at least stays a number, however low the temperature
+    probs, order = (log_probs / temperature).softmax(-1).sort(-1, descending=True)
     beyond = probs.cumsum(-1) - probs >= top_p
     return order.gather(-1, probs.masked_fill(beyond, 0).multinomial(1, generator=generator))[:, 0]
 

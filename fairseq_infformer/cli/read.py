@@ -4,6 +4,7 @@ infformer-generate --memory FILE then continues from the file, as if it had just
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     reading.check_options(args)
     text = reading.text_of(args.text, "BOOK")
-    if not args.save.resolve().parent.is_dir() or args.save.is_dir():
-        raise InputError(f"--save {args.save} cannot be written; give a file in a folder that exists")
+    folder = args.save.resolve().parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or args.save.is_dir():
+        raise InputError(
+            f"--save {args.save} cannot be written; give a file in a folder that exists and may be written to"
+        )
     reader = reading.load(args)
     tokens = reader.spelling.encode(text)
     stream = Stream(reader.model, reader.segment)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from fairseq_infformer.cli import loading
+from fairseq_infformer.data.corpus import read_lines
 from fairseq_infformer.data.data_folder import data_folders
 from fairseq_infformer.data.spelling import Spelling, spelling_of
 from fairseq_infformer.errors import InputError, one_line
@@ -110,11 +111,11 @@ def _folder(folder: Path) -> Reader:
 
 
 def text_of(file: Path, option: str) -> str:
-    """A text file's content; InputError, with the option that named it, if it is not one."""
+    """A text file's content, its lines as those of a training text; InputError, with the option that named it, if it is
+    not one."""
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{option} {file} is not UTF-8 ({error.reason}); convert it first") from error
+        text = "\n".join(read_lines(file))
+        return text + "\n" if file.read_bytes().endswith(b"\n") else text
     except OSError as error:
         raise InputError(f"{option} {file} cannot be read ({error.strerror}); give a text file") from error
 
@@ -122,7 +123,11 @@ def text_of(file: Path, option: str) -> str:
 def read(stream: Stream, tokens: Sequence[int]) -> None:
     """Let the one row of a stream read tokens, with a progress bar if the output for errors is a terminal."""
     with tqdm(total=len(tokens), desc="read", unit=" tokens", unit_scale=True, disable=None, file=sys.stderr) as bar:
-        for first in range(0, len(tokens), stream.segment):
-            part = tokens[first : first + stream.segment]
+        first = 0
+        while first < len(tokens):
+            # To the end of the open segment, or each part would be read as two pieces.
+            room = stream.segment - int(stream.in_segment) % stream.segment
+            part = tokens[first : first + room]
             stream.read(torch.tensor([part]))
+            first += len(part)
             bar.update(len(part))

@@ -43,11 +43,9 @@ class Stream:
 
     def __init__(self, model: "StreamingLanguageModel", segment: int, rows: int = 1) -> None:
         self.model, self.segment, self.decoder = model, segment, model.decoder
-        if segment > self.decoder.max_positions():
-            raise InputError(
-                f"segment must be {self.decoder.max_positions()} or less, as many positions as the model has, got "
-                f"{segment}"
-            )
+        most = self.decoder.max_positions()
+        if not 1 <= segment <= most:
+            raise InputError(f"segment must lie in 1..{most}, as many positions as the model has, got {segment}")
         self.layers: tuple[NamedTuple, ...] = self.decoder.empty_streams(rows)
         self.in_segment = torch.zeros(rows, dtype=torch.int64)  # tokens of the open segments
         self.tokens_read = torch.zeros(rows, dtype=torch.int64)  # </s> not counted
@@ -58,8 +56,13 @@ class Stream:
         """Read the first ``lengths`` (B,) of the tokens (B, T) of each row, of any number; absent: all."""
         if lengths is None:
             lengths = torch.full((len(tokens),), tokens.shape[1])
-        if len(tokens) != len(self.in_segment):
-            raise InputError(f"tokens must have {len(self.in_segment)} rows, as the stream has, got {len(tokens)}")
+        rows = len(self.in_segment)
+        if len(tokens) != rows:
+            raise InputError(f"tokens must have {rows} rows, as the stream has, got {len(tokens)}")
+        if lengths.shape != (rows,) or not bool(((lengths >= 0) & (lengths <= tokens.shape[1])).all()):
+            raise InputError(
+                f"lengths must be {rows} numbers, one for each row, in 0..{tokens.shape[1]}, got {lengths.tolist()}"
+            )
         self._read(tokens, lengths.cpu())
         self.tokens_read = self.tokens_read + lengths.cpu()
 

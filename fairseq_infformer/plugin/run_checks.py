@@ -51,13 +51,21 @@ def check_run(cfg: Any, command: str) -> None:
             raise InputError(mistake)
         return
     if task in TRANSLATION and command == "train":
-        for mistake in chain(_search_mistakes(cfg), _pair_mistakes(cfg)):
+        for mistake in chain(_count_mistakes(cfg), _search_mistakes(cfg), _pair_mistakes(cfg)):
             raise InputError(mistake)
     if task != STREAMS:
         return
     mistakes = _training_mistakes(cfg) if cfg.model is not None else _evaluation_mistakes(cfg, command)
     for mistake in (*_common_mistakes(cfg), *mistakes):
         raise InputError(mistake)
+
+
+def _count_mistakes(cfg: Any) -> Iterator[str]:
+    if min(cfg.optimization.update_freq, default=0) < 1:
+        yield f"--update-freq must be 1 or more, got {','.join(map(str, cfg.optimization.update_freq))}"
+    for part, name, least in AT_LEAST:
+        if (value := cfg[part][name]) < least:
+            yield f"{option(name)} must be {least} or more, got {value}"
 
 
 def _search_mistakes(cfg: Any) -> Iterator[str]:
@@ -160,11 +168,7 @@ def _common_mistakes(cfg: Any) -> Iterator[str]:
 def _training_mistakes(cfg: Any) -> Iterator[str]:
     if cfg.dataset.batch_size is None and cfg.dataset.max_tokens is None:
         yield "--batch-size is missing; give the number of streams that each process reads"
-    if min(cfg.optimization.update_freq, default=0) < 1:
-        yield f"--update-freq must be 1 or more, got {','.join(map(str, cfg.optimization.update_freq))}"
-    for part, name, least in AT_LEAST:
-        if (value := cfg[part][name]) < least:
-            yield f"{option(name)} must be {least} or more, got {value}"
+    yield from _count_mistakes(cfg)
     for part, name in SKIP_TEXT:
         if cfg[part][name]:
             yield f"{option(name)} would skip a part of the text, which must be read whole; leave it out"

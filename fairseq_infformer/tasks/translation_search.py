@@ -73,7 +73,7 @@ class TranslationSearchTask(TranslationTask):
             seed,
         )
         counts = [len(half) for half in sampler.halves]
-        if min(counts) < (needed := sampler.per_update(epoch)):
+        if min(counts) < (needed := num_shards * max(self.cfg.update_freq)):
             raise InputError(
                 f"a search trains on two halves of the training pairs, of {counts[0]} and {counts[1]} batches, but an "
                 f"update needs {needed} of each; give smaller batches or more pairs"

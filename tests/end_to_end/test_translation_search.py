@@ -150,6 +150,7 @@ def test_search_is_derived_trained_and_translated_with(pairs, searched, tmp_path
     [
         (["--task", "translation"], "--task translation does not search; give --task translation_search for --arch"),
         (["--optimizer", "adam"], "--task translation_search needs --optimizer search_adam, got adam"),
+        (["--update-freq", "0"], "--update-freq must be 1 or more, got 0"),
         (["--architecture-lr", "-1"], "--architecture-lr must be 0 or more, got -1.0"),
         (["--max-tokens", "1000"], "a search trains on two halves of the training pairs, of 1 and 1 batches, but an"),
         (["--train-subset", "other"], "has no split 'other' of en and de; give a folder that fairseq-preprocess wrote"),

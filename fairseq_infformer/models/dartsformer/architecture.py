@@ -60,6 +60,11 @@ def _parsed(text: str, source: str) -> Architecture:
         _check(value[side], side, source)
     architecture = Architecture(*(tuple(map(tuple, value[side])) for side in ("encoder", "decoder")))
     sizes = {(len(layers), len(layer)) for layers in architecture for layer in layers}
+    if len(architecture.encoder) != len(architecture.decoder):
+        raise InputError(
+            f"{source} needs as many layers in the encoder as in the decoder, got {len(architecture.encoder)} and "
+            f"{len(architecture.decoder)}"
+        )
     if len(sizes) > 1 or architecture.splits < 2:
         counts = "; ".join(
             f"{side} {' and '.join(str(len(layer)) for layer in layers)}"
@@ -73,12 +78,13 @@ def _check(layers: Any, side: str, source: str) -> None:
     """InputError unless this is a list of layers of names of operations for this side."""
     if not (isinstance(layers, list) and layers and all(isinstance(layer, list) and layer for layer in layers)):
         raise InputError(f"{source} must have a list of layers as {side}, each a list of operations")
+    known = operations_for(side)
     for number, layer in enumerate(layers):
         for name in layer:
             where = f"{source} has {name!r} in layer {number} of the {side}"
             if name == "zero":
                 raise InputError(f"{where}, which would leave its node empty; give another operation")
-            if name not in (known := operations_for(side)):
+            if not isinstance(name, str) or name not in known:
                 raise InputError(f"{where}; give one of {', '.join(sorted(known - {'zero'}))}")
 
 

@@ -126,6 +126,14 @@ def test_choose_samples_only_the_most_probable_words_with_their_share():
     assert generate.choose(log_probs[:1], 0, 1.0, torch.Generator()).tolist() == [0]
     cold = generate.choose(log_probs, 0.05, 1.0, torch.Generator().manual_seed(0))
     assert (cold == 0).float().mean() > 0.99
+    assert not generate.choose(log_probs, 5e-324, 1.0, torch.Generator()).any()
+
+
+def test_text_of_has_the_lines_of_a_training_text(tmp_path):
+    (tmp_path / "book.txt").write_bytes("\ufeffw1 w2\r\nw3\rw4\n\nw5".encode())
+    assert reading.text_of(tmp_path / "book.txt", "BOOK") == "w1 w2\nw3 w4\n\nw5"
+    (tmp_path / "book.txt").write_bytes(b"w1\n")
+    assert reading.text_of(tmp_path / "book.txt", "BOOK") == "w1\n"
 
 
 def test_generate_takes_a_pretrained_model_and_stops_at_its_end_of_text(tmp_path, continued):

@@ -171,7 +171,8 @@ def changed(**sides: object) -> str:
         ),
         (changed(decoder=[["identity", "pool"]] * 2), "has 'pool' in layer 0 of the decoder; give one of continuous-"),
         (changed(decoder=[["identity"] * 3] * 2), "encoder 2 and 2; decoder 3 and 3"),
-        (changed(decoder=[["identity"] * 2]), "encoder 2 and 2; decoder 2"),
+        (changed(decoder=[["identity"] * 2]), "as many layers in the encoder as in the decoder, got 2 and 1"),
+        (changed(decoder=[[["identity"], "identity"]] * 2), "has ['identity'] in layer 0 of the decoder; give one of"),
     ],
 )
 def test_wrong_architecture_is_named_in_one_line(text, message, tmp_path):

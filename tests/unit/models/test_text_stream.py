@@ -111,6 +111,10 @@ def test_load_refuses_other_models_segments_and_files(tmp_path):
 def test_read_refuses_other_rows_and_segments_longer_than_the_positions():
     with pytest.raises(InputError, match="tokens must have 1 rows, as the stream has, got 2"):
         Stream(build(), SEGMENT).read(text(2, 3))
+    for lengths in ([4], [-1], [1, 1]):
+        with pytest.raises(InputError, match=r"lengths must be 1 numbers, one for each row, in 0\.\.3, got"):
+            Stream(build(), SEGMENT).read(text(1, 3), torch.tensor(lengths))
     model = build(position_encoding="learned", stm_length=0, max_target_positions=7)
-    with pytest.raises(InputError, match="segment must be 7 or less, as many positions as the model has, got 8"):
-        Stream(model, 8)
+    for segment in (0, 8):
+        with pytest.raises(InputError, match=rf"segment must lie in 1\.\.7, as many .*, got {segment}"):
+            Stream(model, segment)
