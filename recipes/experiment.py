@@ -17,6 +17,7 @@ from recipes.launches import ROOT
 
 BIN = ROOT / ".venv/bin"
 PYTHON = BIN / "python"
+CHECKPOINT = "checkpoint_last.pt"  # of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +106,12 @@ class Experiment(ABC):
     def score(self) -> list[Command]:
         """A score of each run and part of the text, unless that was made of the last checkpoint."""
 
-    def trained(self) -> Iterator[tuple[str, Path]]:
-        """The memory and the folder of each run; ends the program at one that is not trained to its end."""
-        for memory, seed in self.runs():
-            save = self.save(memory, seed)
-            if not (self.options.dry_run or (save / train.DONE).exists()):
-                launches.die(f"{save} is not trained to its end; the stage before does that")
-            yield memory, save
+    def trained(self, memory: str, seed: int) -> Path:
+        """The folder of a run; ends the program if it is not trained to its end."""
+        save = self.save(memory, seed)
+        if not (self.options.dry_run or (save / train.DONE).exists()):
+            launches.die(f"{save} is not trained to its end; the stage before does that")
+        return save
 
     def python(self, module: str, *arguments: object) -> Command:
         return Command([str(PYTHON), "-m", module, *map(str, arguments)])

@@ -3,8 +3,9 @@
   python -m recipes.plot FILE... [--out DIR]
 
 Training curves; accuracy by length (sorting), accuracy by distance (recall), the gain of a memory by the position in a
-document (pretrained), the cost of a token against the tokens read (recipes.benchmarks.cost). Lines are means over
-seeds, bands and bars their standard deviation. Needs matplotlib: pip install '.[plot]'.
+document (pretrained), the cost of a token against the tokens read (recipes.benchmarks.cost), the weights of operations
+in searches (multi30k). Lines are means over seeds, bands and bars their standard deviation. Needs matplotlib: pip
+install '.[plot]'.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from recipes.memories import MEMORIES
+from recipes.multi30k import course
+from recipes.multi30k.rows import SEARCH
 from recipes.pretrained.rows import LONG, ROWS, SHORT
 from recipes.runs import Record, grouped, share_right
 
@@ -43,6 +46,16 @@ def mean_and_deviation(values: list[list[float]]) -> tuple[np.ndarray, np.ndarra
 def logged(results: Record) -> bool:
     """Whether every training was long enough to have been logged."""
     return all(run["curve"]["update"] for run in results["runs"])
+
+
+def has(results: Record, memory: str) -> bool:
+    """Whether there is a run with a memory."""
+    return any(run["memory"] == memory for run in results["runs"])
+
+
+def one_length(results: Record) -> bool:
+    """Whether all sequences are equally long."""
+    return len({run["length"] for run in results["runs"]}) == 1
 
 
 def curves(results: Record, axes: Any) -> None:
@@ -119,23 +132,30 @@ def gain_by_position(results: Record, axes: Any) -> None:
     axes.set(xlabel="tokens of the document, up to", ylabel="gain over the short window, nats per token", xscale="log")
 
 
-# For each kind of results: the file's name, what it needs, and how it is drawn.
+def single(plot: Callable[[Record, Any], None]) -> Callable[[Record, Any], None]:
+    """A figure with one pair of axes, on which ``plot`` draws."""
+
+    def draw(results: Record, figure: Any) -> None:
+        axes = figure.subplots()
+        plot(results, axes)
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.2)
+
+    return draw
+
+
+# For each kind of results: the file's name, what it needs, and what draws it on a figure.
 Plot = tuple[str, Callable[[Record], bool], Callable[[Record, Any], None]]
 PLOTS: dict[str, list[Plot]] = {
     "sorting": [
-        ("by-length", lambda results: len({run["length"] for run in results["runs"]}) > 1, accuracy_by_length),
-        ("curves", lambda results: len({run["length"] for run in results["runs"]}) == 1 and logged(results), curves),
+        ("by-length", lambda results: not one_length(results), single(accuracy_by_length)),
+        ("curves", lambda results: one_length(results) and logged(results), single(curves)),
     ],
-    "recall": [("by-distance", lambda results: True, accuracy_by_distance), ("curves", logged, curves)],
-    "language-model": [("curves", logged, curves)],
-    "pretrained": [
-        (
-            "by-position",
-            lambda results: any(run["memory"] == SHORT for run in results["runs"]),
-            gain_by_position,
-        )
-    ],
-    "cost": [("by-tokens", lambda results: True, cost_by_tokens)],
+    "recall": [("by-distance", lambda results: True, single(accuracy_by_distance)), ("curves", logged, single(curves))],
+    "language-model": [("curves", logged, single(curves))],
+    "pretrained": [("by-position", lambda results: has(results, SHORT), single(gain_by_position))],
+    "translation": [("weights", lambda results: has(results, SEARCH), course.draw)],
+    "cost": [("by-tokens", lambda results: True, single(cost_by_tokens))],
 }
 
 
@@ -150,10 +170,8 @@ def draw(results: Record, prefix: str, out: Path) -> list[Path]:
     for name, has_what_it_takes, plot in PLOTS.get(results["kind"], []):
         if not has_what_it_takes(results):
             continue
-        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        plot(results, axes)
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.2)
+        figure = pyplot.figure(figsize=(7, 4), layout="constrained")
+        plot(results, figure)
         drawn.append(out / f"{prefix}{name}.png")
         # Without the version of matplotlib, the same figures make the same file.
         figure.savefig(drawn[-1], dpi=120, metadata={"Software": None})

@@ -25,6 +25,7 @@ TABLES = {
     "recall": "recipes.recall.summary",
     "language-model": "recipes.language_models.summary",
     "pretrained": "recipes.pretrained.summary",
+    "translation": "recipes.multi30k.summary",
     "retention": "recipes.benchmarks.retention",
     "memory": "recipes.benchmarks.memory",
     "cost": "recipes.benchmarks.cost",

@@ -75,11 +75,15 @@ def scored_runs(root: Path, pattern: str = "*-seed*", split: str = "test") -> It
         yield file.parent, record | {name: score(file.parent, name) for name in ("valid", "test")}
 
 
-def full_command(command: str, found: Sequence[Record]) -> str:
-    """The command of a recipe with the memories and seeds of its runs, before the arguments of fairseq-train."""
+def full_command(command: str, found: Sequence[Record], differ: str = "memory") -> str:
+    """The command of a recipe with the memories and seeds of its runs, before the arguments of fairseq-train.
+
+    Args:
+        differ: the option in which the runs differ.
+    """
     own, dashes, further = command.partition(" -- ")
-    for name, values in (("memory", {run["memory"]: 0 for run in found}), ("seeds", {run["seed"]: 0 for run in found})):
-        own += f" --{name} {','.join(map(str, values))}"
+    for name, field in ((differ, "memory"), ("seeds", "seed")):
+        own += f" --{name} {','.join(dict.fromkeys(str(run[field]) for run in found))}"
     return own + dashes + further
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from recipes import launches
 from recipes.commands import Command
-from recipes.experiment import BIN, Experiment, Size, is_made
+from recipes.experiment import BIN, CHECKPOINT, Experiment, Size, is_made
 from recipes.memories import MEMORIES, TABLE, Memory
 
 
@@ -26,8 +26,9 @@ class StreamingExperiment(Experiment):
     def score(self) -> list[Command]:
         """infformer-eval for each run and part of the text, unless that was made of the last checkpoint."""
         commands = []
-        for memory, save in self.trained():
-            checkpoint = save / "checkpoint_last.pt"
+        for memory, seed in self.runs():
+            save = self.trained(memory, seed)
+            checkpoint = save / CHECKPOINT
             for name, arguments in self.scoring(memory, save):
                 file = save / f"{name}.json"
                 if is_made(file, checkpoint):

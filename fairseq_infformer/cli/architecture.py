@@ -14,7 +14,7 @@ from fairseq import checkpoint_utils
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_infformer.cli import loading
-from fairseq_infformer.errors import InputError
+from fairseq_infformer.errors import InputError, install_one_line_messages
 from fairseq_infformer.files import replacing
 from fairseq_infformer.models.dartsformer import Architecture, read_architecture
 from fairseq_infformer.models.dartsformer.architecture import chosen
@@ -49,21 +49,35 @@ def main() -> None:
 
 def read(path: str) -> tuple[Architecture, list[str]]:
     """The architecture of a checkpoint, and the table that shows it."""
+    saved = load(path)
+    if own := _settings(saved["cfg"]).get("architecture"):
+        architecture = read_architecture(own)
+        return architecture, list(_table(architecture))
+    names, weights = search_of(saved, path)
+    architecture = chosen_of(names, weights)
+    return architecture, list(_table(architecture, names, weights))
+
+
+def load(path: str) -> dict[str, Any]:
+    """What a checkpoint holds; InputError if there is none."""
     if not Path(path).is_file():
         raise InputError(f"checkpoint {path} does not exist; give one that does")
-    saved = checkpoint_utils.load_checkpoint_to_cpu(path)
-    model = _settings(saved["cfg"])
-    if model.get("architecture"):
-        architecture = read_architecture(model["architecture"])
-        return architecture, list(_table(architecture))
+    return checkpoint_utils.load_checkpoint_to_cpu(path)
+
+
+def search_of(saved: dict[str, Any], path: str) -> tuple[list[list[str]], list[list]]:
+    """Of the encoder and of the decoder, the operations of a search and their weights by layer and node."""
     alphas = [saved["model"].get(f"{side}.layers.alpha") for side in SIDES]
     if any(alpha is None for alpha in alphas):
         raise InputError(f"{path} has no architecture; give a checkpoint of --arch dartsformer_search or dartsformer")
-    defaults = DartsformerSearchConfig()
+    model, defaults = _settings(saved["cfg"]), DartsformerSearchConfig()
     names = [model.get(name := f"{side}_operations", getattr(defaults, name)).split(",") for side in SIDES]
-    weights = [alpha.double().softmax(-1).tolist() for alpha in alphas]
-    architecture = Architecture(*(chosen(own, of_nodes) for own, of_nodes in zip(names, weights)))
-    return architecture, list(_table(architecture, names, weights))
+    return names, [alpha.double().softmax(-1).tolist() for alpha in alphas]
+
+
+def chosen_of(names: Sequence[list[str]], weights: Sequence[list]) -> Architecture:
+    """The operation of the greatest weight in each node, but for zero."""
+    return Architecture(*(chosen(own, of_nodes) for own, of_nodes in zip(names, weights)))
 
 
 def _settings(cfg: Any) -> dict[str, Any]:
@@ -87,3 +101,8 @@ def _table(architecture: Architecture, names: Sequence[list[str]] = (), weights:
                     best = own.argsort(descending=True)[:SHOWN].tolist()
                     line += "  " + ", ".join(f"{names[number][each]} {own[each]:.3f}" for each in best)
                 yield line.rstrip()
+
+
+if __name__ == "__main__":
+    install_one_line_messages()
+    main()

@@ -28,10 +28,27 @@ OWN_OPTIONS = {
     "pretrained": ["--smollm2", "--raw", "RAW"],
     "wikitext2": ["--raw", "RAW"],
     "books": ["--raw", "RAW"],
+    "multi30k": ["--raw", "RAW"],
 }
+# What is taken of each; the other recipes have memories.
+FEW = {"pretrained": "finetuned,gibbs", "gpt2": "none,sticky", "multi30k": "transformer,found"}
 EXTRAS = {"gpt2": "plot,hf", "pretrained": "plot,hf,gguf"}
 RECIPES = sorted(file.parent.name for file in (ROOT / "recipes").glob("*/run.sh"))
 SIZES = [(name, size) for name in RECIPES for size in experiment(name, *OWN_OPTIONS.get(name, [])).sizes]
+# How many trainings there are beside those of the two models.
+SEARCHES = {"multi30k": 1}
+
+
+def read_generate(words: list[str]) -> str:
+    return options.parse_args_and_arch(options.get_generation_parser(), words).gen_subset
+
+
+def read_eval(words: list[str]) -> str:
+    return evaluate.build_parser().parse_args(words).split
+
+
+# What makes the scores of a split, and which split its arguments name.
+SCORERS = {"multi30k": ("fairseq-generate", read_generate)}
 
 
 @pytest.mark.parametrize(
@@ -133,8 +150,9 @@ def test_pretrained_recipe_refuses_wrong_options(words, message, tmp_path, monke
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
 def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, monkeypatch, capsys):
-    memories = {"pretrained": "finetuned,gibbs", "gpt2": "none,sticky"}.get(name, "none,memformer")
-    arguments = ["--size", size, "--memory", memories, "--seeds", "7", "--dir", str(tmp_path / "a run")]
+    differ = experiment(name, *OWN_OPTIONS.get(name, [])).differ
+    few = [f"--{differ}", FEW.get(name, "none,memformer")]
+    arguments = ["--size", size, *few, "--seeds", "7", "--dir", str(tmp_path / "a run")]
     environment = dict(os.environ)
     monkeypatch.setattr(sys, "argv", ["run", name, *arguments, *OWN_OPTIONS.get(name, []), "--dry-run"])
     monkeypatch.setattr(os, "environ", environment)
@@ -145,16 +163,17 @@ def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, m
     assert not list(tmp_path.iterdir())
     lines = [shlex.split(line) for line in printed if not line.startswith("#")]
     assert lines[0] == ["recipes/setup.sh", "--extras", EXTRAS.get(name, "plot")]
+    scorer, split = SCORERS.get(name, ("infformer-eval", read_eval))
     trainings, scores = (
         [line[line.index(f".venv/bin/{program}") + 1 :] for line in lines if f".venv/bin/{program}" in line]
-        for program in ("fairseq-train", "infformer-eval")
+        for program in ("fairseq-train", scorer)
     )
-    assert len(trainings) == 2 and len(scores) in (4, 6)
+    assert len(trainings) == 2 + SEARCHES.get(name, 0) and len(scores) in (4, 6)
     for words in trainings:
         args = options.parse_args_and_arch(options.get_training_parser(), words)
         assert args.seed == 7 and args.save_dir.startswith(f"{tmp_path}/a run/")
     for words in scores:
-        assert evaluate.build_parser().parse_args(words[: words.index(">")]).split in ("valid", "test")
+        assert split(words[: words.index(">")]) in ("valid", "test")
 
 
 def test_dry_run_prints_the_same_for_a_shell_elsewhere(tmp_path):
