@@ -1,11 +1,10 @@
 """A pointer from the output layer to words that the text had before, each with the hidden state that it followed."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fairseq_infformer.modules.settings import SettingError
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
@@ -124,7 +123,7 @@ class Pointer(nn.Module):
 
         new = (keys, words, scores, paired)
         seen = self._seen(state).pairs.append(*new)
-        logits = _pointed(logits, self._weights(hidden, seen.keys, lengths), seen.tokens)
+        logits = _Pointed.apply(logits, self._weights(hidden, seen.keys, lengths), seen.tokens)
         return logits, PointerState(last, state.pairs.append(*new), state.fresh + lengths)
 
     def _seen(self, state: PointerState) -> PointerState:
@@ -178,8 +177,8 @@ def _wide(x: Tensor) -> Tensor:
 
 def _surprise(logits: Tensor, tokens: Tensor) -> Tensor:
     """−log p (B, T) of tokens (B, T) by logits (B, T, V), not quite 0."""
-    loss = F.cross_entropy(_wide(logits).flatten(0, 1), tokens.flatten(), reduction="none")
-    return loss.view_as(tokens).clamp_min(1e-6)
+    logits = _wide(logits)
+    return (logits.logsumexp(-1) - logits.gather(-1, tokens[:, :, None])[:, :, 0]).clamp_min(1e-6)
 
 
 def _last(x: Tensor, lengths: Tensor, count: Tensor) -> Tensor:
@@ -188,8 +187,29 @@ def _last(x: Tensor, lengths: Tensor, count: Tensor) -> Tensor:
     return empty.append(x[:, :, None], lengths)._replace(lengths=count).from_left()[:, :, 0]
 
 
-def _pointed(logits: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
-    """``log(exp(z_w) + Σ exp(s))`` (B, T, V) for logits z, and s (B, T, W) of pairs with tokens (B, W)."""
-    index = tokens[:, None].expand_as(weights)
-    ratio = (weights - logits.gather(2, index)).clamp_max(CERTAIN).exp()
-    return logits + torch.zeros_like(logits, dtype=ratio.dtype).scatter_add(2, index, ratio).log1p().to(logits.dtype)
+class _Pointed(torch.autograd.Function):
+    """``log(exp(z_w) + Σ exp(s))`` (B, T, V) for logits z, which it changes, and s (B, T, W) of pairs with tokens (B, W).
+
+    All but W words keep their logits, so that nothing but the sum over equal tokens is computed, which autograd's own
+    operations would not do without several tensors of the size of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scores: Tensor, tokens: Tensor) -> Tensor:
+        # Each word's sum is at its first pair.
+        first = (tokens[:, :, None] == tokens[:, None]).int().argmax(2)[:, None].expand_as(scores)
+        index = tokens[:, None].expand_as(scores)
+        ratio = (scores - logits.gather(2, index)).clamp_max(CERTAIN).exp()
+        sums = torch.zeros_like(ratio).scatter_add(2, first, ratio)
+        ctx.save_for_backward(index, first, ratio, sums)
+        ctx.mark_dirty(logits)
+        return logits.scatter_add_(2, index, sums.log1p().to(logits.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        index, first, ratio, sums = ctx.saved_tensors
+        given = grad.gather(2, index).to(ratio.dtype)
+        of_scores = given * ratio / (1 + sums.gather(2, first))
+        # Twins of a word's first pair have no sum, and take nothing.
+        of_logits = grad.scatter_add(2, index, (-given * sums / (1 + sums)).to(grad.dtype))
+        return of_logits, of_scores, None
