@@ -188,7 +188,7 @@ def _last(x: Tensor, lengths: Tensor, count: Tensor) -> Tensor:
 
 
 class _Pointed(torch.autograd.Function):
-    """``log(exp(z_w) + Σ exp(s))`` (B, T, V) for logits z, which it changes, and s (B, T, W) of pairs with tokens (B, W).
+    """``log(exp(z_w) + Σ exp(s))`` (B, T, V) for logits z, which change, and s (B, T, W) of pairs with tokens (B, W).
 
     All but W words keep their logits, so that nothing but the sum over equal tokens is computed, which autograd's own
     operations would not do without several tensors of the size of the logits.
