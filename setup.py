@@ -56,6 +56,7 @@ setup(
             "infformer-export=fairseq_infformer.cli:infformer_export",
             "infformer-read=fairseq_infformer.cli:infformer_read",
             "infformer-generate=fairseq_infformer.cli:infformer_generate",
+            "infformer-inspect=fairseq_infformer.cli:infformer_inspect",
             "infformer-architecture=fairseq_infformer.cli:infformer_architecture",
             "infformer-simultaneous=fairseq_infformer.cli:infformer_simultaneous",
             "infformer-lm-eval=fairseq_infformer.cli:infformer_lm_eval",

@@ -30,6 +30,10 @@ def infformer_generate() -> None:
     _run("infformer-generate", "generate")
 
 
+def infformer_inspect() -> None:
+    _run("infformer-inspect", "inspection")
+
+
 def infformer_architecture() -> None:
     _run("infformer-architecture", "architecture")
 

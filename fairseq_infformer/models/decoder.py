@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.modules.layers import InfiniteFormerLayer, LayerState
-from fairseq_infformer.modules.memories import Figure
+from fairseq_infformer.modules.memories import Figure, LongTermMemory
 from fairseq_infformer.modules.pointer import Pointer, PointerState
 from fairseq_infformer.modules.streams import Piece, StreamState
 
@@ -112,6 +112,10 @@ class InfiniteFormerDecoder(TokenDecoder):
         positions = start[:, None] + torch.arange(tokens.shape[1])
         # Those of pads may be beyond.
         return x + self.embed_positions.weight[positions.clamp_max(self.max_positions() - 1).to(x.device)]
+
+    def long_term_memories(self) -> dict[int, LongTermMemory]:
+        memories = ((number, layer.long_term_memory) for number, layer in enumerate(self.layers))
+        return {number: memory for number, memory in memories if memory is not None}
 
     def max_positions(self) -> int:
         """The longest possible segment: of any length, unless positions are learned."""

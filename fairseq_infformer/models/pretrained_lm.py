@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairseq_infformer.errors import InputError, one_line
-from fairseq_infformer.modules.memories import Figure, SettingError
+from fairseq_infformer.modules.memories import Figure, LongTermMemory, SettingError
 from fairseq_infformer.modules.streams import Piece, StreamState
 from fairseq_infformer.vocabulary_files import TOKENIZER, TokenizerDictionary, load_tokenizer
 
@@ -172,6 +172,7 @@ class PretrainedDecoder(StreamingDecoder):
                 f"the data's dict.txt has {dictionary.num_tokens} tokens, but the model {config.vocab_size}; prepare "
                 "the data with the model's own tokenizer"
             )
+        self.sinks = model.config.sinks
         self.start = model.config.start_token
         if self.start is None:
             raise InputError(
@@ -229,6 +230,9 @@ class PretrainedDecoder(StreamingDecoder):
         probs = super().get_normalized_probs(net_output, log_probs, sample)
         missing = max(0, len(self.dictionary) - probs.shape[-1])
         return F.pad(probs, (0, missing), value=-torch.inf if log_probs else 0.0)
+
+    def long_term_memories(self) -> dict[int, LongTermMemory]:
+        return {int(layer): gated.memory for layer, gated in self.model.memories.items()}
 
     def ends_of_texts(self) -> list[int]:
         ends = self.model.config.text_config.eos_token_id

@@ -13,7 +13,7 @@ from fairseq.models import FairseqDecoder
 from torch import Tensor
 
 from fairseq_infformer.errors import InputError
-from fairseq_infformer.modules.memories import Figure, SettingError
+from fairseq_infformer.modules.memories import Figure, LongTermMemory, SettingError
 from fairseq_infformer.modules.replay import replay, summed, unroll
 from fairseq_infformer.modules.state import named_tensors
 from fairseq_infformer.modules.streams import Piece
@@ -32,6 +32,8 @@ class StreamingDecoder(FairseqDecoder, ABC):
 
     A subclass has the layers. Their states are a NamedTuple per layer, whose tensors have the rows as first axis.
     """
+
+    sinks = 0  # how many of the first tokens of a text never reach the long-term memories
 
     def __init__(self, dictionary: Dictionary) -> None:
         super().__init__(dictionary)
@@ -93,6 +95,10 @@ class StreamingDecoder(FairseqDecoder, ABC):
     @abstractmethod
     def output_layer(self, features: Tensor) -> Tensor:
         """Logits (..., V) for features (..., C), which an adaptive softmax takes as they are."""
+
+    def long_term_memories(self) -> dict[int, LongTermMemory]:
+        """The memories of layers, by their numbers. By default none."""
+        return {}
 
     def ends_of_texts(self) -> list[int]:
         """The tokens that end a text. By default none: ``</s>`` ends a line, and the text continues."""

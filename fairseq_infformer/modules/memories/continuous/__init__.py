@@ -7,7 +7,7 @@ from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
 from .density import DENSITIES, register_density
 from .gibbs import GibbsAttention, GibbsDensity
-from .memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousState
+from .memory import ContinuousLongTermMemory, ContinuousMemory, ContinuousReport, ContinuousState
 from .read import ContinuousAttention
 from .sampling import SAMPLINGS
 from .settings import ADDRESSINGS, ContinuousSettings
@@ -20,6 +20,7 @@ __all__ = [
     "ContinuousAttention",
     "ContinuousLongTermMemory",
     "ContinuousMemory",
+    "ContinuousReport",
     "ContinuousSettings",
     "ContinuousState",
     "GaussianBasis",

@@ -153,11 +153,12 @@ class ContinuousMemory(nn.Module):
             state.num_tokens,
             lengths,
             histogram,
-            *self._settings(),
+            *self.settings(),
         )
         return ContinuousState(coefficients, state.num_tokens + lengths, largest)
 
-    def _settings(self) -> RefitSettings:
+    def settings(self) -> RefitSettings:
+        """What an update takes of the settings."""
         return RefitSettings(
             widths=self.basis.widths,
             samples=self.samples,

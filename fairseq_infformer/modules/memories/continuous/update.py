@@ -43,6 +43,16 @@ class RowMaps(NamedTuple):
     sample_basis: Optional[Tensor]  # the basis at sticky samples, (B, M, N); absent: the identity
 
 
+def contractions(num_tokens: Tensor, lengths: Tensor, settings: RefitSettings) -> Tensor:
+    """τ (B,) of rows that have read ``num_tokens`` (B,) and are given ``lengths`` (B,) more, in float64.
+
+    It is 0 where nothing is old or new.
+    """
+    counted = num_tokens if settings.horizon is None else num_tokens.clamp_max(settings.horizon)
+    taus = CONTRACTIONS[settings.contraction](counted, lengths, settings.tau)
+    return taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
+
+
 def row_maps(
     like: Tensor, length: int, num_tokens: Tensor, lengths: Tensor, histogram: Optional[Tensor], settings: RefitSettings
 ) -> RowMaps:
@@ -52,9 +62,7 @@ def row_maps(
         like: (B, N, C), whose dtype and device the maps have. histogram: see ``refit``.
     """
     regression = Regression(like.shape[1], tuple(settings.widths), settings.samples, settings.ridge)
-    counted = num_tokens if settings.horizon is None else num_tokens.clamp_max(settings.horizon)
-    taus = CONTRACTIONS[settings.contraction](counted, lengths, settings.tau)
-    taus = taus.masked_fill((num_tokens == 0) | (lengths == 0), 0)
+    taus = contractions(num_tokens, lengths, settings)
     distinct, row = torch.stack([taus, lengths.double()], dim=1).unique(dim=0, return_inverse=True)
     repeated = settings.contraction == "fixed" or settings.horizon is not None
     steps = [Step(tau, int(used), repeated) for tau, used in distinct.tolist()]
