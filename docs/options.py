@@ -19,7 +19,17 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from fairseq.optim.adam import FairseqAdamConfig
 
-from fairseq_infformer.cli import architecture, evaluate, export, generate, prepare, prepare_speech, read, simultaneous
+from fairseq_infformer.cli import (
+    architecture,
+    evaluate,
+    export,
+    generate,
+    inspection,
+    prepare,
+    prepare_speech,
+    read,
+    simultaneous,
+)
 from fairseq_infformer.errors import option as option_name
 from fairseq_infformer.models.configuration import InfiniteFormerConfig, options_of
 from fairseq_infformer.models.dartsformer.configuration import DartsformerConfig, DartsformerSearchConfig
@@ -45,6 +55,7 @@ PROGRAMS = {
     "infformer-export": export,
     "infformer-read": read,
     "infformer-generate": generate,
+    "infformer-inspect": inspection,
     "infformer-architecture": architecture,
     "infformer-simultaneous": simultaneous,
     "preprocess/generate_documents.py": generate_documents,

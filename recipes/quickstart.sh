@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Train a small ∞-former on the CPU and see that it uses what it read long ago.
 #
-#   recipes/quickstart.sh [--dir runs/quickstart] [--updates 1800] [--stage 0..4] [--stop-stage 0..4] [--dry-run]
+#   recipes/quickstart.sh [--dir runs/quickstart] [--updates 1800] [--stage 0..5] [--stop-stage 0..5] [--dry-run]
 #
 # stage 0  install (recipes/setup.sh)
 # stage 1  generate documents, each with its own word distribution
 # stage 2  binarise them
 # stage 3  train the ∞-former, and beside it a Transformer-XL that differs only in having no long-term memory
 # stage 4  score both on the test split, the ∞-former with its memory and with the memory off
+# stage 5  look into the ∞-former's memory while it reads a test document: a page of figures
 #
 # About 5 minutes on two cores after the installation. Stages whose output exists are not run again; to start anew,
 # delete the directory. --dry-run prints every command and runs none.
@@ -15,7 +16,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 die() { echo "error: $*" >&2; exit 2; }
 
-dir=$root/runs/quickstart updates=1800 stage=0 stop_stage=4 dry_run=
+dir=$root/runs/quickstart updates=1800 stage=0 stop_stage=5 dry_run=
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -110,13 +111,24 @@ if stage 4 "score the test split"; then
   on=$(score with-memory)
   off=$(score with-memory --model-overrides "{'ltm_ablation': 'zero'}")
   none=$(score without-memory)
-  [ -z "$dry_run" ] || exit 0
-  echo
-  echo "test split, 131,072 words                            perplexity"
-  echo "∞-former                                             $on"
-  echo "the same ∞-former, its long-term memory off          $off"
-  echo "Transformer-XL, trained alike without the memory     $none"
-  echo
-  echo "Every word of a document is drawn from the document's own distribution. Attention and short-term memory see"
-  echo "at most 47 words back; the long-term memory sees the document from its start."
+  [ -n "$dry_run" ] || cat << END
+
+test split, 131,072 words                            perplexity
+∞-former                                             $on
+the same ∞-former, its long-term memory off          $off
+Transformer-XL, trained alike without the memory     $none
+
+Every word of a document is drawn from the document's own distribution. Attention and short-term memory see
+at most 47 words back; the long-term memory sees the document from its start.
+END
+fi
+
+# Seconds. The first document of the test split has 1,024 tokens.
+if stage 5 "look into the memory"; then
+  log=$dir/memory.log
+  [ -z "$dry_run" ] || log=/dev/null
+  run "$bin/python" -m fairseq_infformer.cli.inspection --path "$dir/with-memory/checkpoint_last.pt" --data "$data" \
+    --text "$dir/raw/test.txt" --max-tokens 1024 --save "$dir/memory.html" --cpu > "$log" 2>&1 \
+    || die "looking into the memory failed: $(tail -n 1 "$log")"
+  [ -n "$dry_run" ] || echo "Where each head looks, what is there and what it is worth: $dir/memory.html"
 fi

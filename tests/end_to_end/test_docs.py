@@ -18,7 +18,7 @@ from fairseq import options
 from forking import ROOT, ended, fork
 
 from fairseq_infformer import modules
-from fairseq_infformer.cli import architecture, evaluate, export, generate, prepare
+from fairseq_infformer.cli import architecture, evaluate, export, generate, inspection, prepare
 from fairseq_infformer.cli import read as read_book
 from fairseq_infformer.models import pretrained_lm
 from recipes.lm_eval import tasks
@@ -34,6 +34,7 @@ PROGRAMS = {
     "infformer-export": export,
     "infformer-read": read_book,
     "infformer-generate": generate,
+    "infformer-inspect": inspection,
     "infformer-architecture": architecture,
     "lm_eval.tasks": tasks,
 }
@@ -155,6 +156,7 @@ def test_page_prose_names_options_that_exist():
     # Of pip, torchrun, ruff, docs.options, the example's memory, fairseq's tasks and optimizers.
     known |= {"--no-build-isolation", "--standalone", "--nproc-per-node", "--check", "--mean-scale", "--help"}
     known |= {"--lr", "--model-overrides", "--fp16-no-flatten-grads", "--label-smoothing"}
+    known |= {"--load-pretrained-encoder-from"}
     # Of the LM Evaluation Harness.
     known |= {"--model", "--model_args", "--include_path", "--tasks", "--batch_size"}
     for page in PAGES:

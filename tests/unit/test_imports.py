@@ -24,6 +24,7 @@ ALLOWED = {
     "tasks": FLOOR | {"data", "plugin"},
     "models": FLOOR | {"modules", "plugin", "pretrained"},
     "pretrained": FLOOR | {"modules"},
+    "inspect": FLOOR | {"modules", "models"},
 }
 
 

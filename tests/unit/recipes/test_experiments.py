@@ -14,7 +14,7 @@ from fairseq.models import FairseqLanguageModel
 from recipe_options import experiment
 from small_model import dictionary
 
-from fairseq_infformer.cli import evaluate
+from fairseq_infformer.cli import evaluate, inspection
 from fairseq_infformer.models.configuration import with_defaults
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
 from fairseq_infformer.models.memformer_lm import MemformerConfig, MemformerLM
@@ -193,6 +193,8 @@ def test_quickstart_prints_commands_in_a_dry_run(tmp_path):
         assert options.parse_args_and_arch(options.get_training_parser(), words).max_update == 7
     for words in scores:
         options.parse_args_and_arch(options.get_eval_lm_parser(), words)
+    [looking] = [line[3:] for line in lines if line[1:3] == ["-m", "fairseq_infformer.cli.inspection"]]
+    assert inspection.build_parser().parse_args(looking).save == tmp_path / "a run/memory.html"
 
 
 def test_run_answers_at_once():
