@@ -54,8 +54,8 @@ SIZES = {
     "small": TranslationSize(
         pieces=4000, batch=1500, beam=5, seeds=(1, 2, 3),
         net="--embed-dim 192 --factor-dim 96 --encoder-layers 2 --decoder-layers 2 --attention-heads 4",
-        search="--max-update 600 --lr 2e-3 --warmup-updates 100 --architecture-lr 3e-3",
-        transformer=transformer(2, 96, 288, 4), training="--max-update 3500 --lr 2e-3 --warmup-updates 300"),
+        search="--max-update 600 --lr 3e-3 --warmup-updates 100 --architecture-lr 3e-3",
+        transformer=transformer(2, 96, 288, 4), training="--max-update 3500 --lr 4e-3 --warmup-updates 300"),
     # The paper's base, for GPUs.
     "paper": TranslationSize(
         pieces=32000, batch=40000, beam=5,
