@@ -109,3 +109,26 @@ def test_slot_observer_gives_the_words_of_each_slot(tokens):
     weights = observed.layers[1].weights(most=9)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3))
     assert (weights > 0).sum() > written
+
+
+@torch.no_grad()
+def test_observe_reads_a_pretrained_model_whose_first_tokens_are_sinks(tokens):
+    pytest.importorskip("transformers")
+    from small_pretrained import GIBBS, VOCABULARY, attached, close
+
+    from fairseq_infformer.models.pretrained_lm import PretrainedConfig, PretrainedDecoder, PretrainedLM
+    from fairseq_infformer.vocabulary_files import TokenizerDictionary
+
+    dictionary = TokenizerDictionary([f"token{number}" for number in range(VOCABULARY)])
+    attached = attached(segment=SEGMENT, **GIBBS)
+    model = PretrainedLM(PretrainedConfig(), SEGMENT, PretrainedDecoder(dictionary, attached)).eval()
+    observed = observe(model, SEGMENT, tokens)
+    text = torch.cat([torch.tensor([attached.config.start_token]), tokens[:-1]])[None]
+    close(observed.losses, F.cross_entropy(attached(text).logits[0], tokens, reduction="none"))
+    assert model.decoder.sinks == 4 and sorted(observed.layers) == [0, 1]
+    # What the first layer writes depends on the token alone, so its vectors say which token is the first.
+    numbers = text[0, model.decoder.sinks :][: observed.layers[0].written]
+    past = torch.cat(observed.layers[0].past)
+    for index in range(1, len(past)):
+        same = (past[:index] - past[index]).abs().amax(-1) < 1e-5
+        assert same.equal(numbers[:index] == numbers[index])
