@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from recipes.commands import Command
 from recipes.experiment import BIN, CHECKPOINT, Experiment, Size, is_made
-from recipes.launches import ROOT, die
+from recipes.launches import LAUNCHES, ROOT, die
 from recipes.multi30k.rows import FOUND, RANDOM, ROWS, SEARCH, TRANSFORMER
 
 
@@ -146,15 +146,27 @@ class Multi30k(Experiment):
         return self.trainings((SEARCH, seed) for seed in self.searched)
 
     def derive(self) -> list[Command]:
+        """What each search has found and a random architecture, unless they were made of its last checkpoint."""
         commands = []
         for seed in self.searched:
-            checkpoint = str(self.trained(SEARCH, seed) / CHECKPOINT)
+            checkpoint = self.trained(SEARCH, seed) / CHECKPOINT
             found, drawn = (self.architecture(model, seed) for model in (FOUND, RANDOM))
-            # infformer-architecture by its module, as older installations lack the command
-            shown = self.python("fairseq_infformer.cli.architecture", checkpoint, "--output", found)
-            commands.append(shown._replace(note=f"what the search with seed {seed} has found: {found}"))
-            commands.append(self.python("recipes.multi30k.random_nets", checkpoint, "--seed", seed, "--output", drawn))
+            if not is_made(found, checkpoint):
+                # infformer-architecture by its module, as older installations lack the command
+                shown = self.python("fairseq_infformer.cli.architecture", checkpoint, "--output", found)
+                commands.append(shown._replace(note=f"what the search with seed {seed} has found: {found}"))
+            if not is_made(drawn, checkpoint):
+                draw = ("recipes.multi30k.random_nets", checkpoint, "--seed", seed, "--output", drawn)
+                commands.append(self.python(*draw))
         return commands
+
+    def train(self) -> list[Command]:
+        """Ends the program also if a net was trained before its architecture was made."""
+        for memory, seed in self.runs():
+            launched, file = self.save(memory, seed) / LAUNCHES, self.architecture(memory, seed)
+            if launched.exists() and not is_made(launched, file):
+                die(f"{launched.parent} is a net from before {file} was made; delete it, or give another --dir")
+        return super().train()
 
     def task(self, memory: str) -> str:
         return "translation_search" if memory == SEARCH else "translation"

@@ -1,6 +1,7 @@
 """The parts of recipes/multi30k: text in pieces, random architectures, scores, and the course of a search."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +204,16 @@ def test_recipe_searches_only_for_models_that_come_of_a_search(tmp_path):
     words = ["--raw", "RAW", "--dir", tmp_path, "--dry-run", "--model"]
     assert experiment("multi30k", *words, "transformer").search() == []
     assert len(experiment("multi30k", *words, "random").search()) == 3
+
+
+def test_recipe_refuses_a_net_from_before_its_architecture(tmp_path, capsys):
+    made = experiment("multi30k", "--raw", "RAW", "--dir", tmp_path, "--model", "transformer,random", "--seeds", 1)
+    for name, seconds in {"random-seed1/launches.jsonl": 2, "random-seed1.json": 1}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert len(made.train()) == 2
+    os.utime(tmp_path / "random-seed1.json", (3, 3))
+    with pytest.raises(SystemExit):
+        made.train()
+    assert f"{tmp_path}/random-seed1 is a net from before {tmp_path}/random-seed1.json was" in capsys.readouterr().err
