@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recipes.memories import effective
+
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = "launches.jsonl"
 
@@ -69,10 +71,14 @@ def launches(folder: Path) -> list[Record]:
 
 
 def check(folder: Path, command: Sequence[str]) -> None:
-    """End the program if the folder holds a training of other arguments than ``command``'s."""
+    """End the program if the folder holds a training of other arguments than ``command``'s.
+
+    Options of another memory than that of the training have no effect, and may differ.
+    """
     for before in launches(folder)[:1]:
         texts = (before["command"], from_root(" ".join(command)))
-        old, new = (Counter(map(_normal, text.rpartition("fairseq-train")[2].split())) for text in texts)
+        both = (effective(text.rpartition("fairseq-train")[2].split()) for text in texts)
+        old, new = (Counter(map(_normal, words)) for words in both)
         if old != new:
             was, now = (" ".join((a - b).elements()) or "nothing" for a, b in ((old, new), (new, old)))
             die(

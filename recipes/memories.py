@@ -1,5 +1,7 @@
 """The memories that recipes compare, in one table. A row is all that another registered memory needs."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -95,3 +97,28 @@ SEVERAL_SEGMENTS = tuple(
     for option in ("update-freq", "bptt-segments")
 )
 MEMORIES = {memory.name: memory for memory in (*TABLE, *MORE, *SEVERAL_SEGMENTS)}
+
+# How the options of a memory begin, but for those that count for every memory.
+PREFIXES = {
+    "continuous": "--ltm-",
+    "compressive": "--compressive-",
+    "bank": "--bank-",
+    "heavy-hitters": "--hitters-",
+    "slots": "--slots-",
+}
+OF_EVERY_MEMORY = ("--ltm-layers", "--ltm-lr-scale", "--ltm-ablation")
+
+
+def effective(words: Sequence[str]) -> list[str]:
+    """Arguments of fairseq-train but for the options of other memories than the one that they choose."""
+    memory = dict(pairwise(words)).get("--long-term-memory")
+    if memory is None:
+        return list(words)
+    others = tuple(prefix for name, prefix in PREFIXES.items() if name != memory)
+    kept, option_left_out = [], False
+    for word in words:
+        if word.startswith("--"):
+            option_left_out = word.startswith(others) and not word.startswith(OF_EVERY_MEMORY)
+        if not option_left_out:
+            kept.append(word)
+    return kept

@@ -49,6 +49,16 @@ def test_check_refuses_a_training_of_other_arguments(tmp_path, capsys):
     )
 
 
+def test_check_leaves_options_of_other_memories_out(tmp_path, capsys):
+    trained = ["fairseq-train", "data", "--ltm-basis", "8", "--ltm-flat-start", "--long-term-memory", "compressive"]
+    launches.note(tmp_path, trained)
+    launches.check(tmp_path, ["fairseq-train", "data", "--hitters-length", "9", "--long-term-memory", "compressive"])
+    for more in (["--compressive-length", "9"], ["--ltm-layers", "1"]):
+        with pytest.raises(SystemExit):
+            launches.check(tmp_path, [*trained, *more])
+        assert f"with 'nothing' where '{' '.join(more)}' is given now" in capsys.readouterr().err
+
+
 def test_train_runs_a_training_once(tmp_path, capsys, monkeypatch):
     """And again after it has failed, to the end of the same log."""
     for script in ("echo first; echo Error: too hot; exit 3", "echo second", "exit 4"):
