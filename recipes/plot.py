@@ -4,8 +4,8 @@
 
 Training curves; accuracy by length (sorting), accuracy by distance (recall), the gain of a memory by the position in a
 document (pretrained), the cost of a token against the tokens read (recipes.benchmarks.cost), the weights of operations
-in searches (multi30k). Lines are means over seeds, bands and bars their standard deviation. Needs matplotlib: pip
-install '.[plot]'.
+in searches (multi30k), quality over latency and time per segment (digits_speech). Lines are means over seeds, bands and
+bars their standard deviation. Needs matplotlib: pip install '.[plot]'.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from recipes.digits_speech import plots as speech
 from recipes.memories import MEMORIES
 from recipes.multi30k import course
 from recipes.multi30k.rows import SEARCH
@@ -155,6 +156,10 @@ PLOTS: dict[str, list[Plot]] = {
     "language-model": [("curves", logged, single(curves))],
     "pretrained": [("by-position", lambda results: has(results, SHORT), single(gain_by_position))],
     "translation": [("weights", lambda results: has(results, SEARCH), course.draw)],
+    "speech-translation": [
+        ("quality", lambda results: True, speech.quality_over_latency),
+        ("time", speech.has_costs, single(speech.time_by_heard)),
+    ],
     "cost": [("by-tokens", lambda results: True, single(cost_by_tokens))],
 }
 

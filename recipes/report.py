@@ -26,6 +26,7 @@ TABLES = {
     "language-model": "recipes.language_models.summary",
     "pretrained": "recipes.pretrained.summary",
     "translation": "recipes.multi30k.summary",
+    "speech-translation": "recipes.digits_speech.summary",
     "retention": "recipes.benchmarks.retention",
     "memory": "recipes.benchmarks.memory",
     "cost": "recipes.benchmarks.cost",

@@ -18,7 +18,16 @@ from fairseq import options
 from forking import ROOT, ended, fork
 
 from fairseq_infformer import modules
-from fairseq_infformer.cli import architecture, evaluate, export, generate, inspection, prepare
+from fairseq_infformer.cli import (
+    architecture,
+    evaluate,
+    export,
+    generate,
+    inspection,
+    prepare,
+    prepare_speech,
+    simultaneous,
+)
 from fairseq_infformer.cli import read as read_book
 from fairseq_infformer.models import pretrained_lm
 from recipes.lm_eval import tasks
@@ -36,6 +45,8 @@ PROGRAMS = {
     "infformer-generate": generate,
     "infformer-inspect": inspection,
     "infformer-architecture": architecture,
+    "infformer-simultaneous": simultaneous,
+    "prepare_speech.sh": prepare_speech,
     "lm_eval.tasks": tasks,
 }
 

@@ -2,6 +2,7 @@
 
 import wave
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def write_corpus(raw: Path) -> Path:
             )
         write_table(raw / f"{split}.tsv", rows)
     return raw
+
+
+def write_digits(folder: Path, speakers: Sequence[str]) -> Path:
+    """Write each speaker's recordings: tones of 50 ms, as loud as the digit, as high as the speaker's number."""
+    folder.mkdir()
+    for number, speaker in enumerate(speakers):
+        for digit in range(10):
+            with wave.open(str(folder / f"{digit}_{speaker}_0.wav"), "wb") as audio:
+                audio.setparams((1, 2, 8000, 0, "NONE", None))
+                tone = 100 * (digit + 1) * torch.sin(torch.arange(400) * (number + 1) / 10)
+                audio.writeframes(tone.short().numpy().tobytes())
+    return folder
 
 
 def task(data: Path, **settings: object) -> StreamingSpeechTranslationTask:

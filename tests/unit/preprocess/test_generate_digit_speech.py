@@ -1,11 +1,11 @@
 """German numbers, and speech of digits whose speakers are apart."""
 
 import csv
-import wave
 
 import numpy as np
 import pytest
 import torch
+from small_speech import write_digits
 
 from fairseq_infformer.errors import InputError
 from fairseq_infformer.speech.log_mel import LogMel
@@ -53,18 +53,6 @@ def test_utterance_has_no_silence_whose_energy_is_far_below_all_others():
     assert samples.dtype == np.int16 and features.min() > -4 and features.max() > 15
 
 
-def recorded(folder, speakers):
-    """Each speaker's recordings: tones of 50 ms, as loud as the digit, as high as the speaker's number."""
-    folder.mkdir()
-    for number, speaker in enumerate(speakers):
-        for digit in range(10):
-            with wave.open(str(folder / f"{digit}_{speaker}_0.wav"), "wb") as audio:
-                audio.setparams((1, 2, 8000, 0, "NONE", None))
-                tone = 100 * (digit + 1) * np.sin(np.arange(400) * (number + 1) / 10)
-                audio.writeframes(tone.astype(np.int16).tobytes())
-    return folder
-
-
 def generate(monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["generate_digit_speech.py", *map(str, arguments)])
     generate_digit_speech.main()
@@ -74,7 +62,7 @@ SIZES = ("--utterances", 6, "--evaluation-utterances", 2, "--valid-speaker", "b"
 
 
 def test_main_keeps_speakers_apart_and_repeats(tmp_path, monkeypatch):
-    raw = recorded(tmp_path / "raw", "abcd")
+    raw = write_digits(tmp_path / "raw", "abcd")
     for name in ("one", "two"):
         generate(monkeypatch, "--raw", raw, "--dest", tmp_path / name, *SIZES)
     for split, speakers in (("train", ["a"] * 3 + ["d"] * 3), ("valid", ["b"] * 2), ("test", ["c"] * 2)):
@@ -99,7 +87,7 @@ def test_main_keeps_speakers_apart_and_repeats(tmp_path, monkeypatch):
     ],
 )
 def test_main_refuses_wrong_arguments_and_writes_nothing(tmp_path, monkeypatch, arguments, message):
-    raw = recorded(tmp_path / "raw", "abcd")
+    raw = write_digits(tmp_path / "raw", "abcd")
     with pytest.raises(InputError, match=message):
         generate(monkeypatch, "--raw", raw, "--dest", tmp_path / "out", *arguments)
     with pytest.raises(InputError, match="has no files DIGIT_SPEAKER_NUMBER"):

@@ -14,7 +14,7 @@ from fairseq.models import FairseqLanguageModel
 from recipe_options import experiment
 from small_model import dictionary
 
-from fairseq_infformer.cli import evaluate, inspection
+from fairseq_infformer.cli import evaluate, inspection, simultaneous
 from fairseq_infformer.models.configuration import with_defaults
 from fairseq_infformer.models.infinite_former_lm import InfiniteFormerConfig, InfiniteFormerLM
 from fairseq_infformer.models.memformer_lm import MemformerConfig, MemformerLM
@@ -29,14 +29,21 @@ OWN_OPTIONS = {
     "wikitext2": ["--raw", "RAW"],
     "books": ["--raw", "RAW"],
     "multi30k": ["--raw", "RAW"],
+    "digits_speech": ["--raw", "RAW"],
 }
 # What is taken of each; the other recipes have memories.
-FEW = {"pretrained": "finetuned,gibbs", "gpt2": "none,sticky", "multi30k": "transformer,found"}
+FEW = {
+    "pretrained": "finetuned,gibbs",
+    "gpt2": "none,sticky",
+    "multi30k": "transformer,found",
+    "digits_speech": "bank,full",
+}
 EXTRAS = {"gpt2": "plot,hf", "pretrained": "plot,hf,gguf"}
 RECIPES = sorted(file.parent.name for file in (ROOT / "recipes").glob("*/run.sh"))
 SIZES = [(name, size) for name in RECIPES for size in experiment(name, *OWN_OPTIONS.get(name, [])).sizes]
-# How many trainings there are beside those of the two models.
-SEARCHES = {"multi30k": 1}
+# How many trainings come before those of the two models, and how many scores there may be of both.
+TRAINED_BEFORE = {"multi30k": 1, "digits_speech": 2}
+SCORES = {"digits_speech": (5, 25)}
 
 
 def read_generate(words: list[str]) -> str:
@@ -47,8 +54,15 @@ def read_eval(words: list[str]) -> str:
     return evaluate.build_parser().parse_args(words).split
 
 
+def read_simultaneous(words: list[str]) -> str:
+    return simultaneous.build_parser().parse_args(words).split
+
+
 # What makes the scores of a split, and which split its arguments name.
-SCORERS = {"multi30k": ("fairseq-generate", read_generate)}
+SCORERS = {
+    "multi30k": (".venv/bin/fairseq-generate", read_generate),
+    "digits_speech": ("fairseq_infformer.cli.simultaneous", read_simultaneous),
+}
 
 
 @pytest.mark.parametrize(
@@ -163,12 +177,12 @@ def test_dry_run_prints_commands_that_their_parsers_take(name, size, tmp_path, m
     assert not list(tmp_path.iterdir())
     lines = [shlex.split(line) for line in printed if not line.startswith("#")]
     assert lines[0] == ["recipes/setup.sh", "--extras", EXTRAS.get(name, "plot")]
-    scorer, split = SCORERS.get(name, ("infformer-eval", read_eval))
+    scorer, split = SCORERS.get(name, (".venv/bin/infformer-eval", read_eval))
     trainings, scores = (
-        [line[line.index(f".venv/bin/{program}") + 1 :] for line in lines if f".venv/bin/{program}" in line]
-        for program in ("fairseq-train", scorer)
+        [line[line.index(program) + 1 :] for line in lines if program in line]
+        for program in (".venv/bin/fairseq-train", scorer)
     )
-    assert len(trainings) == 2 + SEARCHES.get(name, 0) and len(scores) in (4, 6)
+    assert len(trainings) == 2 + TRAINED_BEFORE.get(name, 0) and len(scores) in SCORES.get(name, (4, 6))
     for words in trainings:
         args = options.parse_args_and_arch(options.get_training_parser(), words)
         assert args.seed == 7 and args.save_dir.startswith(f"{tmp_path}/a run/")
@@ -213,7 +227,7 @@ def test_run_answers_at_once():
 
 def test_a_recipe_that_does_not_exist_is_named():
     code, error = run_here(recipe_run.main, "sortin")
-    assert code == 2 and error.startswith("error: unknown recipe sortin; choose from books, code, gpt2, ")
+    assert code == 2 and error.startswith("error: unknown recipe sortin; choose from books, code, digits_speech, ")
 
 
 def built(args: Namespace) -> FairseqLanguageModel:
