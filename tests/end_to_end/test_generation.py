@@ -1,18 +1,24 @@
 """fairseq-generate and fairseq-interactive with models of streams: the words of infformer-generate, and its prompts."""
 
+import copy
 import re
 
 import pytest
 import torch
 from command_line import TASK, one_error, run_here
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_cli import generate, interactive
+from omegaconf import OmegaConf
 from preparing import lines_of
 
 from fairseq_infformer.cli import reading
 from fairseq_infformer.cli.generate import build_parser
 from fairseq_infformer.cli.generate import generate as continued
+from fairseq_infformer.errors import InputError
 from fairseq_infformer.models.text_stream import Stream
+from fairseq_infformer.plugin.run_checks import check_run
 
 SEGMENT, LENGTH = 16, 12
 
@@ -94,36 +100,56 @@ def test_interactive_averages_several_models(hypotheses, trained, tmp_path):
         assert words == again and score == pytest.approx(other, rel=1e-5)
 
 
-BOTH = [
-    (["--task", "language_modeling"], "reads streams of text; give --task streaming_language_modeling"),
-    (["--tokens-per-sample", 8], "was trained in segments of 16 tokens, not of 8; give --tokens-per-sample 16"),
-    (["--path", "none.pt"], "--path none.pt does not exist; give a checkpoint that does"),
-    (["--sampling", "--beam", 3], "--sampling needs --nbest as large as --beam, 3, got 1"),
-    (["--sampling-topk", 3], "--sampling-topk requires --sampling"),
-    (["--temperature", 0], "--temperature must be greater than 0"),
-    (["--beam", 0], "--beam must be 1 or more, got 0"),
-    (["--min-len", 9, "--max-len-b", 8], "--min-len must be --max-len-b, 8, or less, got 9"),
-    (["--score-reference"], "--score-reference is not supported for models of streams; leave it out"),
-    (["--constraints"], "--constraints is not supported for models of streams; leave it out"),
-]
-OF_GENERATE = [
-    (["--prefix-size", 0], "--prefix-size is missing; give the number of tokens of each document"),
-    (["--prefix-size", 5000], "--prefix-size 5000 leaves nothing of the documents of split 'test' in"),
-    (["--gen-subset", "none"], "has no split 'none'; choose one of test, train, valid"),
-]
-OF_INTERACTIVE = [
-    (["--batch-size", 2], "--batch-size 2 needs --buffer-size 2 or more"),
-    (["--input", "none.txt"], "--input none.txt does not exist; give a text file, or leave it out to type prompts"),
-]
+MISTAKES = {
+    generate: [
+        ("task._name", "language_modeling", "reads streams of text; give --task streaming_language_modeling"),
+        ("task.tokens_per_sample", 8, "was trained in segments of 16 tokens, not of 8; give --tokens-per-sample 16"),
+        ("task.data", "here:there", "fairseq-generate would read only here of here:there; give one folder"),
+        ("common_eval.path", "none.pt", "--path none.pt does not exist; give a checkpoint that does"),
+        ("common_eval.path", None, "--path is missing; give the checkpoint of a model"),
+        ("generation.prefix_size", 0, "--prefix-size is missing; give the number of tokens of each document"),
+        ("generation.sampling", True, "--sampling needs --nbest as large as --beam, 5, got 1"),
+        ("generation.beam", 0, "--beam must be 1 or more, got 0"),
+        ("generation.min_len", 201, "--min-len must be --max-len-b, 200, or less, got 201"),
+        ("generation.score_reference", True, "--score-reference is not supported for models of streams; leave it out"),
+        ("generation.constraints", "ordered", "--constraints is not supported for models of streams; leave it out"),
+        ("dataset.batch_size", 0, "--batch-size must be 1 or more, got 0"),
+    ],
+    interactive: [
+        ("task._name", "translation", "reads streams of text; give --task streaming_language_modeling"),
+        ("dataset.batch_size", 2, "--batch-size 2 needs --buffer-size 2 or more"),
+        ("interactive.input", "none.txt", "--input none.txt does not exist; give a text file, or leave it out to type"),
+    ],
+}
 
 
-ROWS = [(generate, *row) for row in BOTH + OF_GENERATE] + [(interactive, *row) for row in BOTH[:3] + OF_INTERACTIVE]
+@pytest.mark.parametrize("command", MISTAKES)
+def test_check_run_names_what_generation_cannot_do(command, documents, trained):
+    name = command.__name__.rpartition(".")[2]
+    of = options.get_generation_parser if command is generate else options.get_interactive_generation_parser
+    flags = [documents, *TASK, "--path", trained[0], "--tokens-per-sample", SEGMENT, "--prefix-size", 9]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(of(), [str(flag) for flag in flags]))
+    check_run(cfg, name)
+    for setting, value, message in MISTAKES[command]:
+        changed = copy.deepcopy(cfg)
+        OmegaConf.set_struct(changed, False)
+        OmegaConf.update(changed, setting, value)
+        with pytest.raises(InputError) as error:
+            check_run(changed, name)
+        assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("command", "flags", "message"), ROWS)
-def test_generation_refuses(command, flags, message, documents, trained):
-    given = [] if command is interactive else ["--prefix-size", 9]
-    code, text = run_here(
-        command.cli_main, documents, *TASK, "--path", trained[0], "--tokens-per-sample", 16, *given, "--cpu", *flags
-    )
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "language_modeling"], "reads streams of text; give --task streaming_language_modeling"),
+        (["--sampling-topk", 3], "--sampling-topk requires --sampling"),
+        (["--temperature", 0], "--temperature must be greater than 0"),
+        (["--prefix-size", 5000], "--prefix-size 5000 leaves nothing of the documents of split 'test' in"),
+        (["--gen-subset", "none"], "has no split 'none'; choose one of test, train, valid"),
+    ],
+)
+def test_generate_refuses_in_one_line(flags, message, documents, trained):
+    given = [documents, *TASK, "--path", trained[0], "--tokens-per-sample", SEGMENT, "--prefix-size", 9, "--cpu"]
+    code, text = run_here(generate.cli_main, *given, *flags)
     assert code == 1 and message in one_error(text)
