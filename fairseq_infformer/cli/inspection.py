@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-tokens",
         type=int,
-        default=20_000,
+        default=10_000,
         metavar="N",
         help="tokens of the text to read at most; their vectors in all layers are kept (default: %(default)s)",
     )

@@ -3,8 +3,10 @@
 import pytest
 from command_line import one_error, run_here
 from preparing import lines_of
+from small_model import build
 
-from fairseq_infformer.cli import inspection
+from fairseq_infformer.cli import inspection, reading
+from fairseq_infformer.data.spelling import WordSpelling
 from fairseq_infformer.vocabulary_files import load_dictionary
 
 
@@ -42,3 +44,12 @@ def test_inspect_refuses(flags, message, documents, trained, book, tmp_path):
     code, text = run_here(inspection.main, *arguments, "--cpu")
     assert code == 1 and message in one_error(text)
     assert not list(tmp_path.iterdir())
+
+
+def test_inspect_refuses_a_model_without_memory(documents, trained, book, tmp_path, monkeypatch):
+    model = build(long_term_memory="none")
+    spelling = WordSpelling(model.decoder.dictionary)
+    monkeypatch.setattr(reading, "load", lambda args: reading.Reader(model, 5, spelling))
+    arguments = ["--path", trained[0], "--data", documents, "--text", book, "--save", tmp_path / "page.html"]
+    code, text = run_here(inspection.main, *arguments)
+    assert code == 1 and "has no layer with a long-term memory; give a model that has one" in one_error(text)
