@@ -14,7 +14,7 @@ from fairseq_infformer.modules.state import detached, emptied, reordered
 
 from .basis import GaussianBasis
 from .contraction import CONTRACTIONS
-from .density import DENSITIES, Density
+from .density import DENSITIES, Density, GaussianDensity, SparsemaxDensity
 from .gibbs import GibbsAttention, GibbsDensity
 from .operators import GROWTH_ALLOWED, LEAST_RIDGE, Regression, growth
 from .read import ContinuousAttention
@@ -208,7 +208,7 @@ class ContinuousLongTermMemory(LongTermMemory):
         kl_weight, kl_sigma: weight in the loss, and σ₀, of the regulariser (paper, section 3.1).
     """
 
-    logged = ("kl", "ltm_mu", "ltm_mu_std", "ltm_sigma", "ltm_sigma_std")
+    logged = ("kl", "ltm_mu", "ltm_mu_std", "ltm_sigma", "ltm_sigma_std", "ltm_outside")
 
     def __init__(
         self,
@@ -294,12 +294,18 @@ class ContinuousLongTermMemory(LongTermMemory):
         return Read(context, report=ContinuousReport(density, lengths))
 
     def figures(self, report: ContinuousReport) -> dict[str, Figure]:
-        """KL(N(μ, σ²) ‖ N(μ, σ₀²)), which keeps σ from growing until the read is a plain average; μ and σ."""
+        """KL(N(μ, σ²) ‖ N(μ, σ₀²)), which keeps σ from growing until the read is a plain average; μ and σ.
+
+        And the share of the density outside [0, 1], where it may have any, which reads nothing.
+        """
         mean, variance = report.density.mean, report.density.variance
         moments = {
             "ltm_mu": Figure(mean.detach(), spread=True),
             "ltm_sigma": Figure(variance.detach().sqrt(), spread=True),
         }
+        if isinstance(report.density, GaussianDensity | SparsemaxDensity):
+            inside = report.density.cdf(mean.new_tensor([0, 1])).detach().diff(dim=-1)[..., 0]
+            moments["ltm_outside"] = Figure(1 - inside)
         if isinstance(report.density, GibbsDensity):  # its width follows from the scores
             return moments
         ratio = variance / self.kl_sigma**2

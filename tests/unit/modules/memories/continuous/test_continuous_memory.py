@@ -15,7 +15,7 @@ from fairseq_infformer.modules import (
     GaussianBasis,
 )
 from fairseq_infformer.modules.attention import PlainAttention
-from fairseq_infformer.modules.memories.continuous import naive, operators
+from fairseq_infformer.modules.memories.continuous import ContinuousReport, naive, operators
 from fairseq_infformer.modules.memories.continuous.contraction import CONTRACTIONS, proportional_contraction
 from fairseq_infformer.modules.memories.continuous.density import GaussianDensity
 from fairseq_infformer.modules.memories.continuous.operators import OPERATORS, OPERATORS_KEPT, OPERATORS_KEPT_AT_MOST
@@ -621,3 +621,16 @@ def test_write_stays_bounded_for_a_thousand_updates(contraction):
         state = memory.write(state, torch.randn(1, 13, 2, generator=generator))
         largest.append(float(state.coefficients.abs().max()))
     assert max(largest[500:]) < 3 * max(largest[:100])
+
+
+@pytest.mark.parametrize("density", ["gaussian", "sparsemax", "truncated-gaussian", "renormalized-gaussian"])
+def test_figures_have_the_share_of_a_density_outside_the_line(density):
+    memory = ContinuousLongTermMemory(ContinuousMemory(BASES[0]), ContinuousAttention(8, 2, BASES[0], density))
+    mean = torch.tensor([[[0.0, 0.5, 1.0]]])
+    report = ContinuousReport(DENSITIES[density](mean, torch.full_like(mean, 1e-3)), torch.tensor([3]))
+    figures = memory.figures(report)
+    assert {name for name, figure in figures.items() if figure.weight} <= {"kl"}
+    if density in ("gaussian", "sparsemax"):
+        torch.testing.assert_close(figures["ltm_outside"].value, torch.tensor([[[0.5, 0.0, 0.5]]]))
+    else:
+        assert "ltm_outside" not in figures
