@@ -45,8 +45,9 @@ SIZES = {
     # 10 to 15 minutes per encoder on one core.
     "small": SpeechSize(
         short=8000, utterances=8000, evaluation=100, batch=6000,
+        # The bank keeps as many segments as the longest utterance of training has: streams show it no more.
         model="--decoder-embed-dim 64 --decoder-ffn-embed-dim 256 --decoder-attention-heads 4 --encoder-layers 2 "
-        "--decoder-layers 1",
+        "--decoder-layers 1 --bank-length 12",
         recognition="--max-update 1500 --lr 3e-3 --warmup-updates 100",
         translation="--max-update 3000 --lr 3e-3 --warmup-updates 100"),
 }
