@@ -15,6 +15,7 @@ from fairseq_infformer.criterions.ltm_cross_entropy import LOGGED
 from fairseq_infformer.errors import InputError, option
 from fairseq_infformer.modules.memories import MEMORIES
 from fairseq_infformer.protocols import Searches
+from fairseq_infformer.vocabulary_files import SENTENCEPIECE, TOKENIZER
 
 FROM_THE_START = "checkpoint_last.pt"  # fairseq's default of --restore-file, which need not exist
 
@@ -144,6 +145,9 @@ def _generation_mistakes(cfg: Any, command: str) -> Iterator[str]:
             yield f"{option(name)} must be {least} or more, got {generation[name]}"
     if not generation.max_len_a and generation.min_len > generation.max_len_b:
         yield f"--min-len must be --max-len-b, {generation.max_len_b}, or less, got {generation.min_len}"
+    pieces = [name for name in (SENTENCEPIECE, TOKENIZER) if (Path(cfg.task.data) / name).is_file()]
+    if pieces and (given := cfg.common_eval.post_process):
+        yield f"--post-process {given} does not apply, because {pieces[0]} of {cfg.task.data} does it; leave it out"
     for name in NOT_GENERATED:
         if generation[name]:
             yield f"{option(name)} is not supported for models of streams; leave it out"

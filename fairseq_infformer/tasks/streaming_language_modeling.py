@@ -32,7 +32,7 @@ from fairseq_infformer.data.data_folder import (
 )
 from fairseq_infformer.data.joined_segments import JoinedSegments
 from fairseq_infformer.data.prompts import Prompts, starts_of_documents
-from fairseq_infformer.data.spelling import Symbols, WordSpelling, spelling_of
+from fairseq_infformer.data.spelling import Spelling, Symbols, WordSpelling, spelling_of
 from fairseq_infformer.data.stream_iterator import Memory, Saved, StreamIterator, gather_rows
 from fairseq_infformer.data.streaming_dataset import StreamingDataset, Streams, TokenStream
 from fairseq_infformer.errors import InputError, one_line
@@ -375,20 +375,27 @@ class StreamingLanguageModelingTask(FairseqTask):
         self, lines: list[str], encode_fn: Callable[[str], str]
     ) -> tuple[list[Tensor], list[int]]:
         """Prompts, one in each line, which their last words do not end."""
-        tokens = [
-            torch.tensor([self.dictionary.index(symbol) for symbol in encode_fn(line).split(" ") if symbol]).long()
-            for line in lines
-        ]
+        spelling = self._spelling()
+
+        def read(symbols: str) -> list[int]:
+            if isinstance(spelling, WordSpelling):
+                return spelling.encode(symbols)
+            return [self.dictionary.index(symbol) for symbol in symbols.split(" ") if symbol]
+
+        tokens = [torch.tensor(read(encode_fn(line)), dtype=torch.int64) for line in lines]
         return tokens, list(map(len, tokens))
 
     def build_bpe(self, args: Any) -> Any:
-        """How the data's vocabulary spells text; InputError if an option says how, too."""
-        spelling = spelling_of(data_folders(self.cfg.data)[0], self.dictionary)
-        if args is None:
-            return Symbols(spelling, self.dictionary)
-        if not isinstance(spelling, WordSpelling):
+        """How the data's vocabulary spells text, if not in words; InputError if an option says how, too."""
+        spelling = self._spelling()
+        if isinstance(spelling, WordSpelling):
+            return super().build_bpe(args)
+        if args is not None:
             raise InputError(f"--bpe {args._name} does not apply, because {self.cfg.data} has its own; leave it out")
-        return super().build_bpe(args)
+        return Symbols(spelling, self.dictionary)
+
+    def _spelling(self) -> Spelling:
+        return spelling_of(data_folders(self.cfg.data)[0], self.dictionary)
 
     def max_positions(self) -> None:
         return None

@@ -92,9 +92,10 @@ def test_interactive_continues_prompts_of_no_one_and_many_words_in_a_batch(hypot
 
 
 def test_interactive_averages_several_models(hypotheses, trained, tmp_path):
-    (tmp_path / "prompts").write_text("w00 w01\n")
+    (tmp_path / "prompts").write_text("w00\tw01\n")  # any white space is between words
     flags = ["--input", tmp_path / "prompts", "--beam", 2, "--nbest", 2]
-    one, _ = hypotheses(interactive, *flags)
+    one, out = hypotheses(interactive, *flags, "--post-process", "subword_nmt")
+    assert "S-0\tw00 w01\n" in out and len(one[0][0][0].split()) > 0 and "unk" not in out
     two, _ = hypotheses(interactive, *flags, path=f"{trained[0]}:{trained[0]}")
     for (words, score), (again, other) in zip(one[0], two[0], strict=True):
         assert words == again and score == pytest.approx(other, rel=1e-5)

@@ -342,6 +342,8 @@ def test_fairseq_generate_spells_the_continuation_of_each_document(data, checkpo
         for name, expected in [("S", reader.spelling.decode(ids[:6])), ("D", words)]:
             [line] = re.findall(rf"^{name}-{number}\t(?:-[\d.]+\t)?(.*)$", out, re.MULTILINE)
             assert line == expected.replace("\n", "\\n")
+    code, error = run_here(generate.cli_main, *task, *flags, "--post-process", "gpt2")
+    assert code == 1 and f"--post-process gpt2 does not apply, because tokenizer.json of {data}" in one_error(error)
     spelled = StreamingLanguageModelingTask.setup_task(StreamingLanguageModelingConfig(data=str(data)))
     with pytest.raises(InputError, match=r"--bpe sentencepiece does not apply, because .* has its own; leave it out"):
         spelled.build_bpe(SimpleNamespace(_name="sentencepiece"))
