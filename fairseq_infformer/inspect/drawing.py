@@ -13,7 +13,7 @@ from torch import Tensor
 
 COLOURS = ("#1f5fa8", "#c2500a", "#3a7d34", "#7a4da0")
 DARK = (16, 52, 104)  # of a picture's largest value; none is white
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 24, 40  # around the axes, for ticks and labels
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 24, 40  # around the axes, for ticks and labels
 
 
 class Axis(NamedTuple):

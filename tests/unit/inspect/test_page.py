@@ -49,7 +49,7 @@ def test_page_has_figures_with_axes_and_a_sentence_and_needs_nothing_else(settin
 
 
 def test_plot_draws_points_where_they_are():
-    plot = Plot("title", Axis("x", 0, 10), Axis("y", 0, 1), width=274, height=164)  # 200 and 100 between the axes
+    plot = Plot("title", Axis("x", 0, 10), Axis("y", 0, 1), width=284, height=164)  # 200 and 100 between the axes
     plot.line([0, 10], [0, 0.5], "line")
     plot.picture(torch.tensor([[0.0, 1.0], [0.5, 0.0]]))
     root = ElementTree.fromstring(plot.svg())
