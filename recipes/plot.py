@@ -10,6 +10,7 @@ bars their standard deviation. Needs matplotlib: pip install '.[plot]'.
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,8 @@ def draw(results: Record, prefix: str, out: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
+    # A module of fairseq lets every logger print all it has: here the fonts that were considered.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib import pyplot
 
     drawn = []
