@@ -7,9 +7,9 @@ import argparse
 import json
 from pathlib import Path
 
-from fairseq_infformer.modules.operations import DECODER_OPERATIONS, ENCODER_OPERATIONS
 from recipes import runs, train
 from recipes.multi30k import course
+from recipes.multi30k.plot_search import OPERATIONS
 from recipes.multi30k.rows import FOUND, ROWS, SEARCH
 from recipes.runs import Record
 
@@ -27,8 +27,7 @@ def collect(root: Path, split: str, beam: int, command: str) -> Record:
             search = {"memory": SEARCH, "seed": int(folder.name.partition("-seed")[2])} | runs.training(folder)
             log = (folder / train.LOG).read_text(encoding="utf-8")
             found.append(search | {"valid": None, "test": None, "course": course.read(log)})
-    operations = {"encoder": ENCODER_OPERATIONS, "decoder": DECODER_OPERATIONS}
-    return {"kind": "translation", "command": command, "beam": beam, "operations": operations, "runs": found}
+    return {"kind": "translation", "command": command, "beam": beam, "operations": OPERATIONS, "runs": found}
 
 
 def table(results: Record) -> str:

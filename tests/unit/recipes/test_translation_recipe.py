@@ -19,7 +19,7 @@ from fairseq_infformer.errors import InputError
 from fairseq_infformer.models.dartsformer import Dartsformer, DartsformerSearch, read_architecture
 from fairseq_infformer.models.dartsformer.configuration import DartsformerConfig, DartsformerSearchConfig
 from recipes import launches, plot
-from recipes.multi30k import bleu, course, random_nets, summary, text
+from recipes.multi30k import bleu, course, plot_search, random_nets, summary, text
 
 # ---- text ----
 
@@ -135,6 +135,21 @@ def test_course_of_a_search_that_was_stopped_has_each_update_once():
     assert [point[1][0][0] for point in found["encoder"]] == [0.5, 0.6, 0.75]
     long = course.read("".join(alpha(10 * (n + 1), 0.5) for n in range(500)))
     assert course.POINTS <= len(long["update"]) < 2 * course.POINTS and long["update"][-1] == 5000
+
+
+def test_course_is_drawn_of_the_log_of_any_search(tmp_path):
+    (tmp_path / "log").write_text(alpha(10, 0.5) + alpha(20, 0.6))
+    (tmp_path / "other").write_text("no search\n")
+    two = ["--encoder-operations", "zero,identity", "--decoder-operations", "feed-forward,own", "--output"]
+    assert run_here(plot_search.main, tmp_path / "log", *two, tmp_path / "course.png") == (0, "")
+    assert (tmp_path / "course.png").read_bytes().startswith(b"\x89PNG")
+    for log, flags, message in (
+        ("log", ["--output"], "--encoder-operations must be the 2 of the search, got 13"),
+        ("other", ["--output"], "has no line with alpha; give the log of a search"),
+        ("nowhere", ["--output"], "nowhere does not exist; give the log of a search"),
+    ):
+        code, error = run_here(plot_search.main, tmp_path / log, *flags, tmp_path / "none.png")
+        assert code == 1 and message in error and not (tmp_path / "none.png").exists()
 
 
 TRAIN_LOG = """| num. shared model params: {} (num. trained: 9)
