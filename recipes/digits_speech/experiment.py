@@ -21,7 +21,7 @@ UNBROKEN = "unbroken"
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechSize(Size):
-    short: int  # utterances of 1 to 3 digits, for recognition
+    short: int  # utterances of 1 to 5 digits, for recognition
     utterances: int  # of 2 to 10 digits, for translation
     evaluation: int  # utterances of validation, and of the test
     model: str
@@ -42,14 +42,14 @@ SIZES = {
         "--decoder-layers 1",
         recognition="--max-update 8 --lr 3e-3 --warmup-updates 4 --log-interval 2",
         translation="--max-update 8 --lr 3e-3 --warmup-updates 4 --log-interval 2", memories=("bank", "full")),
-    # 10 to 15 minutes per encoder on one core.
+    # 10 to 25 minutes per encoder on one core.
     "small": SpeechSize(
         short=8000, utterances=8000, evaluation=100, batch=6000,
         # The bank keeps as many segments as the longest utterance of training has: streams show it no more.
         model="--decoder-embed-dim 64 --decoder-ffn-embed-dim 256 --decoder-attention-heads 4 --encoder-layers 2 "
-        "--decoder-layers 1 --bank-length 12",
-        recognition="--max-update 1500 --lr 3e-3 --warmup-updates 100",
-        translation="--max-update 3000 --lr 3e-3 --warmup-updates 100"),
+        "--decoder-layers 2 --bank-length 12",
+        recognition="--max-update 2000 --lr 3e-3 --warmup-updates 100",
+        translation="--max-update 5000 --lr 3e-3 --warmup-updates 100"),
 }
 # fmt: on
 
@@ -105,7 +105,7 @@ class DigitsSpeech(Experiment):
         commands = []
         # Few digits first: which of them a word is about is learned soon.
         for name, count, digits in (
-            (f"raw-{RECOGNITION}", self.size.short, (1, 3)),
+            (f"raw-{RECOGNITION}", self.size.short, (1, 5)),
             ("raw", self.size.utterances, (2, 10)),
         ):
             size = ["--utterances", count, "--evaluation-utterances", self.size.evaluation, "--digits", *digits]

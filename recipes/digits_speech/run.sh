@@ -16,10 +16,10 @@ python -m recipes.run digits_speech generate "$@"
 # Stage 2. Compute their features: DIR/data-recognition, with English words, and DIR/data, with German ones. A minute.
 python -m recipes.run digits_speech prepare "$@"
 
-# Stage 3. Train every encoder with every seed to recognise digits: DIR/recognition-ENCODER-seedN. 2 to 5 minutes each.
+# Stage 3. Train every encoder with every seed to recognise digits: DIR/recognition-ENCODER-seedN. 2 to 7 minutes each.
 python -m recipes.run digits_speech pretrain "$@"
 
-# Stage 4. Train it to translate, with k drawn per batch, from where recognition has ended: DIR/ENCODER-seedN. 5 to 10
+# Stage 4. Train it to translate, with k drawn per batch, from where recognition has ended: DIR/ENCODER-seedN. 5 to 20
 # minutes each.
 python -m recipes.run digits_speech train "$@"
 
