@@ -167,11 +167,11 @@ PLOTS: dict[str, list[Plot]] = {
 
 def draw(results: Record, prefix: str, out: Path) -> list[Path]:
     """Draw all plots of some results into a folder; their names start with ``prefix``."""
+    # A module of fairseq lets every logger print all it has: here the fonts that were considered.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     import matplotlib
 
     matplotlib.use("Agg")
-    # A module of fairseq lets every logger print all it has: here the fonts that were considered.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib import pyplot
 
     drawn = []
