@@ -14,6 +14,13 @@ from fairseq_infformer.modules.state import reordered
 from .base import Read
 
 
+def swapped(state: Any, empty: Tensor) -> Any:
+    """A state whose row i is the row before's, but for the rows ``empty`` (B,); SettingError if there is one row."""
+    if len(empty) == 1:
+        raise SettingError("ablation", "swap reads the memory of another row, but the batch has one")
+    return state.reorder(torch.arange(len(empty)).roll(1)).reset(empty)
+
+
 @dataclass
 class Zeroed:
     """A ``read`` that gives the layer nothing."""
@@ -31,12 +38,9 @@ class Swapped:
     read: Callable[..., Read]
 
     def __call__(self, query: Tensor, hidden: Tensor, lengths: Tensor, state: Any, attention: Attention) -> Read:
-        rows = torch.arange(len(query))
-        if len(rows) == 1:
-            raise SettingError("ablation", "swap reads the memory of another row, but the batch has one")
-        read = self.read(query, hidden, lengths, state.reorder(rows.roll(1)).reset(state.is_empty()), attention)
+        read = self.read(query, hidden, lengths, swapped(state, state.is_empty()), attention)
         # A memory is written by what was read of it, which is what the row after it reports.
-        return read._replace(report=reordered(read.report, rows.roll(-1)))
+        return read._replace(report=reordered(read.report, torch.arange(len(query)).roll(-1)))
 
 
 ABLATIONS: dict[str, Callable[[Callable[..., Read]], Callable[..., Read]]] = {"zero": Zeroed, "swap": Swapped}

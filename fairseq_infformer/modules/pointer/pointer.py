@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fairseq_infformer.modules.memories.ablation import swapped
 from fairseq_infformer.modules.settings import SettingError
 from fairseq_infformer.modules.short_term_memory import ShortTermMemory
 from fairseq_infformer.modules.state import detached, reordered
@@ -122,19 +123,17 @@ class Pointer(nn.Module):
         words, scores = (_last(x, lengths, paired) for x in (tokens, surprise.log2()))
 
         new = (keys, words, scores, paired)
-        seen = self._seen(state).pairs.append(*new)
+        pairs, before = state.pairs.append(*new), self._seen(state)
+        seen = pairs if before is state else before.pairs.append(*new)
         logits = _Pointed.apply(logits, self._weights(hidden, seen.keys, lengths), seen.tokens)
-        return logits, PointerState(last, state.pairs.append(*new), state.fresh + lengths)
+        return logits, PointerState(last, pairs, state.fresh + lengths)
 
     def _seen(self, state: PointerState) -> PointerState:
         """The state whose pairs are pointed at."""
         if self.ablation == "zero":
             return state.reset(torch.ones_like(state.fresh, dtype=torch.bool))
         if self.ablation == "swap":
-            rows = torch.arange(len(state.fresh))
-            if len(rows) == 1:
-                raise SettingError("ablation", "swap reads the memory of another row, but the batch has one")
-            return state.reorder(rows.roll(1)).reset(state.pairs.keys.lengths == 0)
+            return swapped(state, state.pairs.keys.lengths == 0)
         return state
 
     def _weights(self, hidden: Tensor, keys: ShortTermMemory, lengths: Tensor) -> Tensor:
